@@ -1,0 +1,1 @@
+"""Offline corpus preparation: documents -> tokenizer -> packed Arrow shards. Never imports torch."""

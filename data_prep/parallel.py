@@ -1,0 +1,83 @@
+"""An ordered, bounded map over worker processes that cannot outlive or outwait their parent."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from data_prep.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_IN_FLIGHT_PER_WORKER = 2
+
+
+def available_cores() -> int:
+    """Cores this process may use: SLURM and containers grant fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    start: Callable[..., None] | None = None,
+    start_arguments: tuple[Any, ...] = (),
+) -> Iterator[tuple[Item, Result]]:
+    """Yield `(item, function(item))` in the order of `items`, whatever worker was first.
+
+    At most two items per worker are under way, so `items` is read no faster than results are taken.
+
+    Args:
+        function: Runs in the workers; a module-level function.
+        items: Read lazily, in this process.
+        workers: Number of processes.
+        start: Called once in every worker with `start_arguments` before the first item.
+        start_arguments: See `start`.
+
+    Raises:
+        UserError: A worker was killed, most often for want of memory.
+    """
+    # A forked worker would inherit the threads' locks of a tokenizer used in this process.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (start, start_arguments))
+    under_way: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            under_way.append((item, pool.submit(function, item)))
+            if len(under_way) >= _IN_FLIGHT_PER_WORKER * workers:
+                oldest, future = under_way.popleft()
+                yield oldest, future.result()
+        while under_way:
+            oldest, future = under_way.popleft()
+            yield oldest, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker process was killed (out of memory?); try fewer than --workers {workers}"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if start is not None:
+        start(*arguments)
+
+
+def _exit_with_parent() -> None:
+    """Without this, the workers of a parent that was killed with SIGKILL wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,273 @@
+"""Training a tokenizer, and what the packer needs to know of one.
+
+Two kinds, each with its family's special tokens at ids 0 to 4:
+
+    bpe        byte-level BPE as in RoBERTa:  <s> X </s>
+    wordpiece  WordPiece as in BERT:          [CLS] X [SEP]
+
+The result is a Hugging Face tokenizer directory, and the same bytes for the same texts and options.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+
+from data_prep.errors import DataError, UsageError
+from data_prep.files import write_atomically, write_json_atomically
+
+Kind = Literal["bpe", "wordpiece"]
+
+MODEL_MAX_LENGTH = 512  # what AutoTokenizer truncates to when asked; of no effect on preparation
+_MAX_WORDPIECE_CHARACTERS = 1000  # rarer ones become [UNK]
+_TEXTS_PER_STEP = 256
+
+_SPECIAL_TOKENS: dict[Kind, dict[str, str]] = {
+    "bpe": {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+    },
+    "wordpiece": {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    },
+}
+
+# The files that make a tokenizer directory; a model's directory may hold gigabytes beside them.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "config.json",  # tells AutoTokenizer the class where tokenizer_config.json does not
+)
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """What determines a trained tokenizer besides its texts."""
+
+    kind: Kind
+    vocab_size: int
+    min_frequency: int
+    lowercase: bool
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """What packing needs of a tokenizer; `vocab_size` is one more than the largest id."""
+
+    cls: int
+    sep: int
+    pad: int
+    vocab_size: int
+
+
+def train_tokenizer(texts: Callable[[], Iterable[str]], options: TokenizerOptions) -> Tokenizer:
+    """Learn a vocabulary.
+
+    Args:
+        texts: Called for each pass over the corpus (one for bpe, two for wordpiece).
+        options: See TokenizerOptions.
+
+    Returns:
+        A tokenizer with the kind's special tokens and post-processor.
+
+    Raises:
+        UsageError: `vocab_size` cannot hold the special tokens and the alphabet.
+        DataError: There is no text.
+    """
+    if options.kind == "bpe":
+        tokenizer = _train_bpe(texts, options)
+    else:
+        tokenizer = _train_wordpiece(texts, options)
+    if tokenizer.get_vocab_size() > options.vocab_size:
+        raise UsageError(
+            f"--vocab-size {options.vocab_size} is too small: special tokens and alphabet alone take "
+            f"{_smallest_vocab_size(tokenizer)}; use that or more"
+        )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, kind: Kind, out: Path, overwrite: bool) -> None:
+    """Write a Hugging Face tokenizer directory.
+
+    Raises:
+        UsageError: `out` holds another tokenizer and `overwrite` is false.
+    """
+    serialized = tokenizer.to_str(pretty=True) + "\n"
+    present = out / "tokenizer.json"
+    if present.is_file() and not overwrite and present.read_text(encoding="utf-8") != serialized:
+        raise UsageError(f"{out} holds another tokenizer; name another --out, or replace it with --overwrite")
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MODEL_MAX_LENGTH,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **_SPECIAL_TOKENS[kind],
+    }
+    if kind == "wordpiece":
+        config["model_input_names"].insert(1, "token_type_ids")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(out / "tokenizer_config.json", config)
+    write_atomically(present, serialized)
+
+
+def check_tokenizer_out(out: Path) -> None:
+    """Refuse an output that is in use for something else, before hours of training."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a directory")
+    if out.is_dir() and any(out.iterdir()) and not (out / "tokenizer.json").is_file():
+        raise UsageError(f"--out {out} is not empty and holds no tokenizer; name another directory")
+
+
+def open_tokenizer(tokenizer_dir: Path) -> Tokenizer:
+    """The `tokenizers` object of a Hugging Face tokenizer directory; a DataError if it cannot be read."""
+    path = tokenizer_dir / "tokenizer.json"
+    if not path.is_file():
+        raise DataError(f"{tokenizer_dir}: no tokenizer.json; make one with 'python -m data_prep tokenizer'")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path}: not a tokenizer: {error}") from error
+
+
+def special_ids(tokenizer: Tokenizer, tokenizer_dir: Path) -> SpecialIds:
+    """The ids of the cls, sep and pad tokens the directory's configuration names.
+
+    Raises:
+        DataError: One is not named, or not in the vocabulary; the message says which and where.
+    """
+    path = tokenizer_dir / "tokenizer_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    ids: dict[str, int] = {}
+    for role in ("cls_token", "sep_token", "pad_token"):
+        named = config.get(role)
+        token = named.get("content") if isinstance(named, dict) else named
+        token_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if token_id is None:
+            found = "is not set" if token is None else f"is {token!r}, which is not in the vocabulary"
+            raise DataError(
+                f'{path}: {role} {found}; write for example "{role}": "[{role[:3].upper()}]" there'
+            )
+        ids[role] = token_id
+    vocab_size = max(tokenizer.get_vocab().values()) + 1
+    return SpecialIds(ids["cls_token"], ids["sep_token"], ids["pad_token"], vocab_size)
+
+
+def copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
+    """Copy the files that make a tokenizer, and nothing else of the directory."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in _TOKENIZER_FILES:
+        if (tokenizer_dir / name).is_file():
+            shutil.copyfile(tokenizer_dir / name, target / name)
+
+
+def _special_tokens(kind: Kind) -> list[AddedToken]:
+    """In the order of their ids. The mask takes the space before it, as in RoBERTa: 'a <mask>' == 'a<mask>'."""
+    names = dict.fromkeys(_SPECIAL_TOKENS[kind].values())
+    return [
+        AddedToken(name, lstrip=kind == "bpe" and name == "<mask>", normalized=False, special=True)
+        for name in names
+    ]
+
+
+def _train_bpe(texts: Callable[[], Iterable[str]], options: TokenizerOptions) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    if options.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=_special_tokens("bpe"),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_steps(texts()), trainer)
+    cls, sep = (("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>")))
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep, cls, trim_offsets=True, add_prefix_space=False
+    )
+    return tokenizer
+
+
+def _train_wordpiece(texts: Callable[[], Iterable[str]], options: TokenizerOptions) -> Tokenizer:
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer = normalizers.BertNormalizer(lowercase=options.lowercase)
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers "##a", "##b", ... in the order of a hash table seeded afresh in every process.
+    # Handing them over as special tokens fixes their ids and so every later choice between equals;
+    # the vocabulary then goes into a tokenizer where they are ordinary.
+    alphabet = _alphabet(texts(), learner.normalizer)
+    trainer = WordPieceTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=[*_special_tokens("wordpiece"), *(f"##{character}" for character in alphabet)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    learner.train_from_iterator(_steps(texts()), trainer)
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.add_special_tokens(_special_tokens("wordpiece"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _alphabet(texts: Iterable[str], normalizer: normalizers.Normalizer) -> list[str]:
+    """The most frequent characters left by the normalizer, sorted."""
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    counts: Counter[str] = Counter()
+    for character, count in raw.items():
+        for normal in normalizer.normalize_str(character):
+            if not normal.isspace():
+                counts[normal] += count
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    return sorted(ranked[:_MAX_WORDPIECE_CHARACTERS])
+
+
+def _steps(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists: one call into the library per list."""
+    iterator = iter(texts)
+    while step := list(islice(iterator, _TEXTS_PER_STEP)):
+        yield step
+
+
+def _smallest_vocab_size(tokenizer: Tokenizer) -> int:
+    """Special tokens and single characters: what training starts from."""
+    special = tokenizer.get_added_tokens_decoder()
+    characters = [
+        token for token, index in tokenizer.get_vocab().items() if len(token.removeprefix("##")) == 1
+    ]
+    return len(special) + len(characters)

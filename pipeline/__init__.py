@@ -1,0 +1,1 @@
+"""Pretraining of Transformer encoders: recipe -> DeepSpeed engine -> checkpoints -> evaluation, export, report."""

@@ -1,0 +1,246 @@
+"""Checkpoints that are all there or not there.
+
+    checkpoints/step-00001000/        DeepSpeed's files, one state-rank-*.pt per process, MANIFEST.json
+    checkpoints/latest                name of the newest published one
+
+DeepSpeed alone would let rank 0 write `latest` after its own files, without waiting for the others, and
+would start from scratch with a warning when nothing can be loaded. So a checkpoint is written under a
+hidden name, hashed by all processes together, listed in MANIFEST.json, renamed, and only then named in
+`latest`; and it is loaded only after every file has proved to be what MANIFEST.json says.
+"""
+
+import random
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+
+from data_prep.files import sha256_file, sync_file, write_atomically
+from pipeline.distributed import Cluster
+from pipeline.errors import CheckpointError
+
+MANIFEST_NAME = "MANIFEST.json"
+LATEST_NAME = "latest"
+_STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+class CheckpointFile(BaseModel):
+    """One file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class CheckpointManifest(BaseModel):
+    """MANIFEST.json: what a checkpoint holds and who can load it."""
+
+    format_version: int = 1
+    step: int
+    world_size: int
+    zero_stage: int
+    files: dict[str, CheckpointFile]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Why a checkpoint cannot be used."""
+
+    path: Path
+    reasons: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.path}: {'; '.join(self.reasons)}"
+
+
+def checkpoint_name(step: int) -> str:
+    """Directory name of the checkpoint taken after `step` steps."""
+    return f"step-{step:08d}"
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Published checkpoints, newest first."""
+    found = [path for path in directory.glob("step-*") if _STEP_NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Number of steps a checkpoint directory's name stands for."""
+    return int(path.name.removeprefix("step-"))
+
+
+def to_delete(steps: Iterable[int], keep_last: int, keep_every: int | None) -> list[int]:
+    """Which checkpoints retention removes: all but the newest `keep_last` and multiples of `keep_every`."""
+    older = sorted(steps)[:-keep_last]
+    return [step for step in older if not (keep_every and step % keep_every == 0)]
+
+
+def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
+    """MANIFEST.json of a checkpoint; ValueError or OSError if there is none that makes sense."""
+    return CheckpointManifest.model_validate_json((path / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+def find_damage(path: Path) -> Damage | None:
+    """Compare every file of a checkpoint with its manifest."""
+    try:
+        manifest = read_checkpoint_manifest(path)
+    except FileNotFoundError:
+        return Damage(path, [f"{MANIFEST_NAME} is missing"])
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return Damage(path, [f"{MANIFEST_NAME} is not readable"])
+    reasons = []
+    for name, expected in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            reasons.append(f"{name} is missing")
+        elif file.stat().st_size != expected.bytes:
+            reasons.append(f"{name} has {file.stat().st_size} bytes instead of {expected.bytes}")
+        elif sha256_file(file) != expected.sha256:
+            reasons.append(f"{name} has other content than was written (sha256 differs)")
+    return Damage(path, reasons) if reasons else None
+
+
+def newest_usable(directory: Path) -> tuple[Path | None, list[Damage]]:
+    """The newest checkpoint that is whole, and the damaged ones that are newer than it.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is whole.
+    """
+    damaged = []
+    for path in list_checkpoints(directory):
+        damage = find_damage(path)
+        if damage is None:
+            return path, damaged
+        damaged.append(damage)
+    if damaged:
+        listed = "\n".join(f"  - {damage}" for damage in damaged)
+        raise CheckpointError(
+            f"no checkpoint in {directory} is usable, and nothing was changed:\n{listed}\n"
+            "restore the named files from a backup, or train into another run_dir"
+        )
+    return None, []
+
+
+def set_aside(damage: Damage) -> Path:
+    """Rename a damaged checkpoint so that its step can be published again; nothing is deleted."""
+    for number in range(1, 1000):
+        aside = damage.path.with_name(f"damaged-{number}-{damage.path.name}")
+        if not aside.exists():
+            return damage.path.rename(aside)
+    raise CheckpointError(f"{damage.path}: 999 damaged copies already; remove them")
+
+
+def save_checkpoint(
+    cluster: Cluster, engine: Any, directory: Path, step: int, zero_stage: int, state: dict[str, Any]
+) -> Path:
+    """Write, hash, agree, publish. Every process must call this.
+
+    Args:
+        cluster: the processes.
+        engine: the DeepSpeed engine.
+        directory: the run's checkpoints/.
+        step: optimizer steps taken.
+        zero_stage: recorded, because another stage cannot load the files.
+        state: this process's own state, kept in its state-rank file.
+
+    Raises:
+        CheckpointError: on every process, if any of them could not write; nothing is published then.
+    """
+    partial = directory / f".partial-{checkpoint_name(step)}"
+    cluster.on_main(lambda: _clear(partial))
+    problem = _write_files(engine, partial, cluster.rank, state)
+    _raise_together(cluster, problem)
+    manifest = _hash_together(cluster, partial, step, zero_stage)
+    return cluster.on_main(lambda: _publish(directory, partial, manifest))
+
+
+def load_checkpoint(cluster: Cluster, engine: Any, path: Path) -> dict[str, Any]:
+    """Load a checkpoint that `newest_usable` chose into the engine.
+
+    Returns:
+        The state this process gave to `save_checkpoint`.
+
+    Raises:
+        CheckpointError: DeepSpeed loaded nothing, or not the step the directory's name says.
+    """
+    loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
+    if loaded is None or engine.global_steps != step_of(path):
+        raise CheckpointError(f"{path}: DeepSpeed restored step {engine.global_steps}, not {step_of(path)}")
+    return torch.load(path / _state_name(cluster.rank), weights_only=False)
+
+
+def random_state() -> dict[str, Any]:
+    """State of every random generator of this process."""
+    on_cuda = torch.cuda.is_available()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if on_cuda else None,
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Inverse of `random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _state_name(rank: int) -> str:
+    return f"state-rank-{rank:05d}.pt"
+
+
+def _clear(partial: Path) -> None:
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the checkpoint {partial}: {error}") from error
+
+
+def _write_files(engine: Any, partial: Path, rank: int, state: dict[str, Any]) -> str | None:
+    try:
+        engine.save_checkpoint(str(partial.parent), tag=partial.name, save_latest=False)
+        torch.save(state, partial / _state_name(rank))
+    except (OSError, RuntimeError) as error:
+        return f"rank {rank} could not write the checkpoint {partial}: {error}"
+    return None
+
+
+def _raise_together(cluster: Cluster, problem: str | None) -> None:
+    if problems := [p for p in cluster.gather(problem) if p is not None]:
+        raise CheckpointError("\n".join(problems))
+
+
+def _hash_together(cluster: Cluster, partial: Path, step: int, zero_stage: int) -> CheckpointManifest:
+    """Each process hashes and syncs its share of the files."""
+    names = sorted(str(file.relative_to(partial)) for file in partial.rglob("*") if file.is_file())
+    mine = {}
+    for name in names[cluster.rank :: cluster.world_size]:
+        sync_file(partial / name)
+        mine[name] = CheckpointFile(bytes=(partial / name).stat().st_size, sha256=sha256_file(partial / name))
+    files = {name: file for share in cluster.gather(mine) for name, file in share.items()}
+    return CheckpointManifest(
+        step=step, world_size=cluster.world_size, zero_stage=zero_stage, files=dict(sorted(files.items()))
+    )
+
+
+def _publish(directory: Path, partial: Path, manifest: CheckpointManifest) -> Path:
+    final = directory / checkpoint_name(manifest.step)
+    try:
+        write_atomically(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+        sync_file(partial)
+        partial.rename(final)  # fails, rather than replaces, if the step was published before
+        sync_file(directory)
+        write_atomically(directory / LATEST_NAME, final.name + "\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot publish the checkpoint {final}: {error}") from error
+    return final

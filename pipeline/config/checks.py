@@ -1,0 +1,275 @@
+"""Rules that join several settings, or the recipe and the world: corpus, model, processes, device.
+
+Each rule yields the problems it finds with the keys involved; a problem about a key that is already known
+to be broken is left out, so one mistake is told once.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
+from pipeline.config.deepspeed_json import read_template
+from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
+from pipeline.config.schema import Recipe
+from pipeline.data.corpus import Vocabulary, read_vocabulary
+from pipeline.errors import DataError
+from pipeline.guidance.patterns import OffsetPattern, parse_pattern
+from pipeline.model import (
+    attention_reach,
+    has_safetensors,
+    model_config,
+    sizes_set_beside_checkpoint,
+    usable_positions,
+)
+from pipeline.objectives.mlm import SUPPORTED_FAMILIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where the recipe is to run."""
+
+    world_size: int
+    on_cuda: bool
+
+
+def load_checked_recipe(name: str, overrides: list[str], world: World) -> Recipe:
+    """Find, read and check a recipe; a RecipeError lists every problem."""
+    path = find_recipe(name)
+    recipe, problems = parse_recipe(read_settings(path, overrides))
+    if recipe is not None:
+        broken = [key for problem in problems for key in problem.keys]
+        found = check_recipe(recipe, world)
+        problems += [p for p in found if not any(_overlap(key, bad) for key in p.keys for bad in broken)]
+    raise_problems(str(path), problems)
+    assert recipe is not None  # parse_recipe returns None only with problems
+    return recipe
+
+
+def check_recipe(recipe: Recipe, world: World) -> list[Problem]:
+    """All problems of a recipe whose single values are in order."""
+    problems = [*_check_steps(recipe), *_check_batch(recipe, world), *_check_engine(recipe, world)]
+    manifest, vocabulary, corpus_problems = _open_corpus(recipe)
+    problems += corpus_problems
+    config, model_problems = _open_model(recipe, manifest, vocabulary)
+    problems += model_problems
+    if config is not None:
+        problems += _check_heads(recipe, config)
+        if manifest is not None:
+            problems += _check_reach(recipe, config, manifest.sequence_length)
+    return problems
+
+
+def _overlap(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _check_steps(recipe: Recipe) -> Iterator[Problem]:
+    num_steps, guidance = recipe.train.num_steps, recipe.guidance
+    warmup = recipe.steps_of(recipe.schedule.warmup)
+    decay = recipe.steps_of(recipe.schedule.decay) if recipe.schedule.kind == "wsd" else 0
+    if warmup + decay > num_steps:
+        yield Problem(
+            ("schedule.warmup", "schedule.decay", "train.num_steps"),
+            f"warm-up ({warmup} steps) and decay ({decay}) do not fit into {num_steps} steps; shorten them",
+        )
+    if "decay" in recipe.schedule.model_fields_set and recipe.schedule.kind != "wsd":
+        yield Problem(
+            ("schedule.decay", "schedule.kind"),
+            f"has no effect with kind {recipe.schedule.kind!r}; remove it, or write kind: wsd",
+        )
+    if guidance.end is not None and recipe.steps_of(guidance.end) < recipe.steps_of(guidance.plateau):
+        yield Problem(
+            ("guidance.plateau", "guidance.end"),
+            f"the plateau lasts {recipe.steps_of(guidance.plateau)} steps but the weight is to be zero at "
+            f"{recipe.steps_of(guidance.end)}; write an end at or after the plateau",
+        )
+    objective = recipe.objective
+    if objective.mask_share + objective.random_share > 1.0:
+        yield Problem(
+            ("objective.mask_share", "objective.random_share"),
+            f"add up to {objective.mask_share + objective.random_share:g}; at most 1.0 can be replaced",
+        )
+    keep, every = recipe.checkpoint.keep_every_steps, recipe.checkpoint.every_steps
+    if keep is not None and keep % every:
+        nearest = max(1, round(keep / every)) * every
+        yield Problem(
+            ("checkpoint.keep_every_steps", "checkpoint.every_steps"),
+            f"{keep} is not a multiple of {every}, so nothing would be kept; write {nearest}",
+        )
+
+
+def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
+    batch, micro = recipe.train.global_batch_size, recipe.train.micro_batch_size
+    unit = micro * world.world_size
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        choice = f"{below} or {above}" if below else str(above)
+        yield Problem(
+            ("train.global_batch_size", "train.micro_batch_size"),
+            f"{batch} rows cannot be dealt out as micro-batches of {micro} to {world.world_size} process(es), "
+            f"it is not a multiple of {unit}; write global_batch_size: {choice}, or a smaller micro_batch_size",
+        )
+
+
+def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
+    if recipe.train.precision == "fp16" and not world.on_cuda:
+        yield Problem(("train.precision",), "fp16 needs a CUDA device, none was found; write bf16 or fp32")
+    yield from read_template(recipe.train.deepspeed)[1]
+
+
+def _open_corpus(recipe: Recipe) -> tuple[Manifest | None, Vocabulary | None, list[Problem]]:
+    corpus = Path(recipe.corpus)
+    try:
+        manifest = read_manifest(corpus)
+        found = tokenizer_sha256(corpus / TOKENIZER_NAME)
+        vocabulary = read_vocabulary(corpus)
+    except DataError as error:
+        return None, None, [Problem(("corpus",), str(error))]
+    problems = []
+    if found != manifest.tokenizer_sha256:
+        problems.append(
+            f"{corpus / TOKENIZER_NAME} is not the tokenizer the shards were made with (hash {found[:12]}, the "
+            f"manifest says {manifest.tokenizer_sha256[:12]}); put the original back or prepare the corpus again"
+        )
+    for split in ("train", "valid"):
+        if not any(shard.rows for shard in manifest.shards_of(split)):
+            problems.append(f"{corpus} has no {split} rows; prepare it with another --valid-fraction")
+    return manifest, vocabulary, [Problem(("corpus",), problem) for problem in problems]
+
+
+def _open_model(
+    recipe: Recipe, manifest: Manifest | None, vocabulary: Vocabulary | None
+) -> tuple[PretrainedConfig | None, list[Problem]]:
+    section, problems = recipe.model, []
+    for key in sizes_set_beside_checkpoint(section):
+        problems.append(
+            Problem((f"model.{key}", "model.checkpoint"), "the checkpoint decides it; remove one of the two")
+        )
+    if section.checkpoint is None:
+        problems += _check_options(recipe)
+        if section.hidden_size % section.num_heads:
+            problems.append(
+                Problem(
+                    ("model.hidden_size", "model.num_heads"),
+                    f"{section.hidden_size} cannot be split over {section.num_heads} heads; write a multiple",
+                )
+            )
+    elif not (Path(section.checkpoint) / "config.json").is_file() or not has_safetensors(
+        Path(section.checkpoint)
+    ):
+        return None, [
+            *problems,
+            Problem(
+                ("model.checkpoint",),
+                f"{section.checkpoint} is not a Hugging Face directory with config.json and *.safetensors",
+            ),
+        ]
+    if problems:
+        return None, problems
+    # Without a corpus the vocabulary is unknown; any will do to look at layers and heads.
+    stand_in = vocabulary or Vocabulary(size=8, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=())
+    try:
+        config = model_config(section, stand_in, manifest.sequence_length if manifest else 512)
+    except Exception as error:  # transformers raises many kinds here, all about the values given
+        return None, [Problem(("model.options", "model.checkpoint"), f"transformers refuses it: {error}")]
+    if manifest is not None and vocabulary is not None:
+        problems = [*_check_model_fits(recipe, config, manifest, vocabulary)]
+    return config, problems
+
+
+def _check_options(recipe: Recipe) -> Iterator[Problem]:
+    known = AutoConfig.for_model(recipe.model.family).to_dict()
+    # transformers accepts these beside what it stores.
+    known |= dict.fromkeys(("global_attn_every_n_layers",)) if recipe.model.family == "modernbert" else {}
+    for key in recipe.model.options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield Problem((f"model.options.{key}",), f"not a setting of the {recipe.model.family} family{hint}")
+
+
+def _check_model_fits(
+    recipe: Recipe, config: PretrainedConfig, manifest: Manifest, vocabulary: Vocabulary
+) -> Iterator[Problem]:
+    length, positions = manifest.sequence_length, usable_positions(config)
+    if positions < length:
+        yield Problem(
+            ("model.max_positions", "corpus"),
+            f"the model takes {positions} tokens but the corpus's rows have {length}; write max_positions: "
+            f"{length} or more, or shard the corpus with --length {positions}",
+        )
+    if recipe.model.checkpoint is None:
+        return
+    if config.model_type not in SUPPORTED_FAMILIES:
+        yield Problem(
+            ("model.checkpoint",),
+            f"holds a {config.model_type} model; the families are {', '.join(SUPPORTED_FAMILIES)}",
+        )
+    if config.vocab_size < vocabulary.size:
+        yield Problem(
+            ("model.checkpoint", "corpus"),
+            f"the checkpoint has {config.vocab_size} embeddings, the corpus's tokenizer {vocabulary.size} "
+            "tokens; prepare the corpus with the checkpoint's tokenizer",
+        )
+    theirs = Path(recipe.model.checkpoint) / "tokenizer.json"
+    if theirs.is_file() and tokenizer_sha256(theirs.parent) != manifest.tokenizer_sha256:
+        yield Problem(
+            ("model.checkpoint", "corpus"),
+            "the checkpoint's tokenizer.json is not the one the corpus was made with; prepare the corpus with "
+            f"--tokenizer {recipe.model.checkpoint}",
+        )
+
+
+def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
+    guidance, num_layers, num_heads = recipe.guidance, config.num_hidden_layers, config.num_attention_heads
+    for name in guidance.heads:
+        try:
+            parse_pattern(name)
+        except ValueError as error:
+            yield Problem((f"guidance.heads.{name}",), str(error))
+    wanted = sum(guidance.heads.values())
+    if wanted > num_heads:
+        yield Problem(
+            ("guidance.heads", "model.num_heads"),
+            f"{wanted} guided heads ({guidance.heads}), but each layer has {num_heads}; write at most {num_heads}",
+        )
+    layers = guidance.layers if guidance.layers is not None else list(range(num_layers))
+    if beyond := [layer for layer in layers if layer >= num_layers]:
+        yield Problem(
+            ("guidance.layers", "model.num_layers"),
+            f"{beyond} are beyond the last layer, {num_layers - 1} (the first is 0)",
+        )
+    if len(set(layers)) != len(layers) or not layers:
+        yield Problem(("guidance.layers",), f"found {layers}; name each layer once, at least one")
+    if guidance.layers_per_step is not None and guidance.layers_per_step > len(layers):
+        yield Problem(
+            ("guidance.layers_per_step", "guidance.layers"),
+            f"cannot draw {guidance.layers_per_step} of {len(layers)} layers; write at most {len(layers)}",
+        )
+
+
+def _check_reach(recipe: Recipe, config: PretrainedConfig, length: int) -> Iterator[Problem]:
+    """Targets must lie inside the row and inside a layer's attention window."""
+    layers = recipe.guidance.layers
+    if layers is None:
+        layers = list(range(config.num_hidden_layers))
+    reaches = {layer: attention_reach(config, layer) for layer in layers if layer < config.num_hidden_layers}
+    for name in recipe.guidance.heads:
+        try:
+            pattern = parse_pattern(name)
+        except ValueError:
+            continue
+        distance = abs(pattern.offset) if isinstance(pattern, OffsetPattern) else length - 1
+        if distance >= length:
+            yield Problem((f"guidance.heads.{name}",), f"points outside rows of {length} tokens; write less")
+        elif short := [layer for layer, reach in reaches.items() if reach is not None and distance > reach]:
+            others = [layer for layer, reach in reaches.items() if reach is None or distance <= reach]
+            yield Problem(
+                ("guidance.layers", f"guidance.heads.{name}"),
+                f"layers {short} attend locally and cannot reach {name!r} in rows of {length} tokens; "
+                f"write layers: {others}",
+            )

@@ -1,0 +1,123 @@
+"""From a template of ds_configs/ to the complete DeepSpeed configuration of a run.
+
+A template holds "auto" where the recipe decides. Everything else is DeepSpeed's own, but linted, because
+DeepSpeed ignores top-level keys it does not know and clips at 1.0 when nothing is said.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.load import Problem
+from pipeline.config.schema import Recipe
+
+TEMPLATES_DIR = Path(__file__).parents[2] / "ds_configs"
+
+_FILLED_BY = {  # blank -> the recipe keys that fill it
+    "train_batch_size": "train.global_batch_size",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+    "gradient_accumulation_steps": "train.global_batch_size",
+    "gradient_clipping": "optimizer.gradient_clipping",
+    "optimizer": "optimizer",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+}
+_KEPT = {  # passed to DeepSpeed as they stand in the template
+    "zero_optimization",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "communication_data_type",
+    "data_types",
+    "torch_autocast",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "dump_state",
+    "flops_profiler",
+    "comms_logger",
+    "aio",
+    "checkpoint",
+    "compile",
+}
+_FP16_DEFAULTS = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16, "min_loss_scale": 1}
+
+
+def find_template(name: str) -> Path:
+    """File of a template: a name in ds_configs/ or a path."""
+    shipped = TEMPLATES_DIR / f"{name}.json"
+    return shipped if shipped.is_file() else Path(name)
+
+
+def read_template(name: str) -> tuple[dict[str, Any], list[Problem]]:
+    """A template and what is wrong with it."""
+    path = find_template(name)
+    if not path.is_file():
+        names = ", ".join(sorted(template.stem for template in TEMPLATES_DIR.glob("*.json")))
+        return {}, [_problem(f"no file {name!r}; write a path or one of {names}")]
+    try:
+        template = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return {}, [_problem(f"{path} is not JSON: {error}")]
+    if not isinstance(template, dict):
+        return {}, [_problem(f"{path} holds no JSON object")]
+    return template, _lint(path, template)
+
+
+def zero_stage(template: dict[str, Any]) -> int:
+    """The ZeRO stage of a template; 0 when it names none."""
+    return int(template.get("zero_optimization", {}).get("stage", 0))
+
+
+def offloads_optimizer(template: dict[str, Any]) -> bool:
+    """Whether optimizer states live in host memory."""
+    return "offload_optimizer" in template.get("zero_optimization", {})
+
+
+def resolve(recipe: Recipe, template: dict[str, Any], world_size: int, on_cuda: bool) -> dict[str, Any]:
+    """The configuration given to DeepSpeed: the template with its blanks filled from the recipe."""
+    train, optimizer = recipe.train, recipe.optimizer
+    return {
+        **{key: value for key, value in template.items() if key in _KEPT},
+        "train_batch_size": train.global_batch_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.global_batch_size // (train.micro_batch_size * world_size),
+        "gradient_clipping": optimizer.gradient_clipping,
+        "bf16": {"enabled": train.precision == "bf16"},
+        "fp16": _FP16_DEFAULTS if train.precision == "fp16" else {"enabled": False},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optimizer.learning_rate,
+                "betas": optimizer.betas,
+                "eps": optimizer.eps,
+                "weight_decay": optimizer.weight_decay,
+                # torch's AdamW everywhere: no extension to compile, and one fused kernel on CUDA.
+                "torch_adam": True,
+                **({"fused": True} if on_cuda and not offloads_optimizer(template) else {}),
+            },
+        },
+    }
+
+
+def _lint(path: Path, template: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for key, value in template.items():
+        if key in _FILLED_BY:
+            if value != "auto":
+                problems.append(
+                    _problem(f"{path} sets {key}={value!r}; write \"auto\", the recipe's {_FILLED_BY[key]} decides")
+                )
+        elif key not in _KEPT:
+            near = difflib.get_close_matches(key, [*_FILLED_BY, *_KEPT], n=1)
+            hint = f"did you mean {near[0]}?" if near else "DeepSpeed would ignore it or it is not supported here"
+            problems.append(_problem(f"{path} has the key {key!r}; {hint}"))
+    stage = template.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        problems.append(_problem(f"{path}: zero_optimization.stage is {stage!r}; write 0, 1, 2 or 3"))
+    return problems
+
+
+def _problem(message: str) -> Problem:
+    return Problem(("train.deepspeed",), message)

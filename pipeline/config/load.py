@@ -1,0 +1,177 @@
+"""From a YAML file and `--set` overrides to a checked Recipe, or to one message with every problem."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config.schema import Recipe
+from pipeline.errors import RecipeError, UsageError
+
+RECIPES_DIR = Path(__file__).parents[1] / "recipes"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a recipe: the keys involved (dotted) and what to write instead."""
+
+    keys: tuple[str, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.keys)}: {self.message}"
+
+
+def raise_problems(source: str, problems: list[Problem]) -> None:
+    """Raise one RecipeError that lists the problems, if there are any."""
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise RecipeError(f"recipe {source} has {count}:\n{lines}")
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe's file: a path, or the name of a recipe that comes with the project."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = RECIPES_DIR / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(recipe.stem for recipe in RECIPES_DIR.glob("*.yaml")))
+    raise UsageError(f"no recipe {name!r}: neither a file nor one of the recipes that come along ({names})")
+
+
+def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """The recipe file's content with the overrides ("section.key=value") put in, not yet checked."""
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {error}") from error
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{path}: expected 'key: value' lines at the top, found {type(settings).__name__}")
+    for override in overrides:
+        _apply_override(settings, override)
+    return settings
+
+
+def parse_recipe(settings: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """Check types, bounds and key names.
+
+    Returns:
+        The recipe and the problems. With problems, the recipe has its defaults in the broken places (so
+        that the remaining rules can be checked too), or is None if that is not possible.
+    """
+    try:
+        return Recipe.model_validate(settings), []
+    except ValidationError as error:
+        problems = _merge(error.errors())
+        repaired = {"run_dir": "", "corpus": "", **_without(settings, [p.keys[0] for p in problems])}
+    try:
+        return Recipe.model_validate(repaired), problems
+    except ValidationError:
+        return None, problems
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not re.fullmatch(r"[\w+-]+(\.[\w+-]+)*", key):
+        raise UsageError(f"--set {override!r}: write it as section.key=value, for example guidance.weight=0")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(settings.get(parent), dict):
+            settings[parent] = {}
+        settings = settings[parent]
+    try:
+        settings[last] = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override!r}: the value is not readable YAML: {error}") from error
+
+
+def _merge(errors: list[ErrorDetails]) -> list[Problem]:
+    """One problem per key: a union reports a failure for each of its members."""
+    problems: dict[str, Problem] = {}
+    for error in errors:
+        location = [part for part in error["loc"] if not (isinstance(part, str) and "[" in part)]
+        key = ".".join(str(part) for part in location)
+        problems.setdefault(key, Problem((key,), _explain(error, key)))
+    return list(problems.values())
+
+
+def _explain(error: ErrorDetails, key: str) -> str:
+    if error["type"] == "missing":
+        return "is required; add it"
+    if error["type"] == "extra_forbidden":
+        return "unknown key" + _suggest(key)
+    message = error["msg"].replace("Input should be", "should be")
+    if error["type"] == "model_type":
+        message = "should be a section: keys and values below it"
+    return f"found {error['input']!r}, {message}"
+
+
+def _suggest(key: str) -> str:
+    """The nearest key of the same section, or of the whole recipe."""
+    section, _, name = key.rpartition(".")
+    known = list(_known_keys(Recipe))
+    siblings = [k for k in known if k.rpartition(".")[0] == section]
+    if near := difflib.get_close_matches(key, siblings, n=1, cutoff=0.6):
+        return f"; did you mean {near[0]}?"
+    if elsewhere := [k for k in known if k.rpartition(".")[2] == name]:
+        return f"; did you mean {elsewhere[0]}?"
+    names = ", ".join(k.rpartition(".")[2] for k in siblings)
+    return f"; {section or 'a recipe'} has {names}" if names else ""
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _without(settings: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """A copy without the given dotted keys; of a list element, the whole list goes."""
+    kept = {}
+    for name, value in settings.items():
+        inner = [key.partition(".")[2] for key in keys if key.partition(".")[0] == name]
+        if not inner:
+            kept[name] = value
+        elif isinstance(value, dict) and all(inner):
+            kept[name] = _without(value, inner)
+    return kept
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as people mean it: 5e-4 is a number, and a key written twice is an error."""
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    list("-+0123456789."),
+)
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in mapping:
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark)
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)

@@ -1,0 +1,157 @@
+"""The recipe: every setting of a run, its default and its bounds.
+
+A *duration* is a number of steps (an integer) or a share of `train.num_steps` (a number below 1), so that
+a recipe keeps its shape when the number of steps changes.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
+
+
+def _check_duration(value: Any) -> Any:
+    is_steps = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_share = isinstance(value, float) and 0.0 <= value <= 1.0
+    if not (is_steps or is_share):
+        raise PydanticCustomError(
+            "duration", "write a number of steps (an integer from 0) or a share of the run (0.0 to 1.0)"
+        )
+    return value
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Duration = Annotated[int | float, BeforeValidator(_check_duration)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and loose types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSection(Section):
+    """The encoder: a family and its sizes, or a local checkpoint to start from."""
+
+    family: Literal["roberta", "bert", "modernbert"] = "roberta"
+    num_layers: PositiveInt = 12
+    hidden_size: PositiveInt = 768
+    num_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 3072
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    max_positions: PositiveInt | None = Field(None, description="longest input; default: the corpus's rows")
+    options: dict[str, Any] = Field({}, description="further keys of the family's transformers config")
+    checkpoint: str | None = Field(
+        None, description="start from this local Hugging Face directory (safetensors) instead of from scratch"
+    )
+
+
+class ObjectiveSection(Section):
+    """What is predicted."""
+
+    kind: Literal["mlm"] = "mlm"
+    mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.15, description="share of tokens predicted")
+    mask_share: Share = Field(0.8, description="of those, share replaced by the mask token")
+    random_share: Share = Field(0.1, description="of those, share replaced by a random token")
+
+
+class GuidanceSection(Section):
+    """The attention-guidance loss; without heads there is none."""
+
+    heads: dict[str, PositiveInt] = Field({}, description="pattern -> number of heads in each guided layer")
+    weight: Annotated[float, Field(ge=0.0)] = Field(7.0, description="for rows of 512 tokens; scaled by T/512")
+    plateau: Duration = Field(0.5, description="full weight for so long")
+    end: Duration | None = Field(None, description="weight falls linearly to zero here; default: last step")
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="guided layers; default: all")
+    dense: Duration = Field(0.5, description="all guided layers count for so long")
+    layers_per_step: PositiveInt | None = Field(
+        None, description="afterwards so many of them, drawn each step; default: all"
+    )
+
+
+class OptimizerSection(Section):
+    """AdamW."""
+
+    learning_rate: PositiveFloat = 5e-4
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    eps: PositiveFloat = 1e-6
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.01, description="not on biases and norms")
+    gradient_clipping: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")
+
+
+class ScheduleSection(Section):
+    """Learning rate: linear warm-up, then a shape down to `final_ratio` of the peak."""
+
+    kind: Literal["linear", "cosine", "wsd"] = Field("linear", description="wsd: constant, then linear decay")
+    warmup: Duration = 0.06
+    decay: Duration = Field(0.1, description="length of the decay at the end; only for wsd")
+    final_ratio: Share = 0.0
+
+
+class TrainSection(Section):
+    """Size and engine of the run. Batch sizes are in rows of T tokens."""
+
+    num_steps: PositiveInt = 10_000
+    global_batch_size: PositiveInt = Field(256, description="rows per optimizer step, over all processes")
+    micro_batch_size: PositiveInt = Field(32, description="rows per process and forward pass")
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    deepspeed: str = Field("zero1", description="a file of ds_configs/ by name, or a path to a JSON file")
+    activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+
+
+class DataSection(Section):
+    """How batches reach the model."""
+
+    num_workers: Annotated[int, Field(ge=0)] = Field(1, description="processes that prepare batches ahead")
+
+
+class EvaluationSection(Section):
+    """Held-out loss while training, always with the same masks."""
+
+    every_steps: PositiveInt = 1000
+    max_rows: PositiveInt | None = Field(2048, description="held-out rows used; null: all")
+
+
+class CheckpointSection(Section):
+    """What is kept to resume from. A checkpoint is also written at the end and on a stop request."""
+
+    every_steps: PositiveInt = 1000
+    keep_last: Annotated[int, Field(ge=2)] = 2
+    keep_every_steps: PositiveInt | None = Field(None, description="checkpoints at its multiples stay forever")
+
+
+class LoggingSection(Section):
+    """What is written while training."""
+
+    every_steps: PositiveInt = 10
+    tensorboard: bool = True
+
+
+class Recipe(Section):
+    """A complete run."""
+
+    run_dir: str = Field(description="everything the run writes")
+    corpus: str = Field(description="directory made by 'python -m data_prep shard'")
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelSection = ModelSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    guidance: GuidanceSection = GuidanceSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    train: TrainSection = TrainSection()
+    data: DataSection = DataSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    logging: LoggingSection = LoggingSection()
+
+    def steps_of(self, duration: float) -> int:
+        """A duration in steps."""
+        if isinstance(duration, int):
+            return duration
+        return round(duration * self.train.num_steps)
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step is pulled towards a pattern."""
+        return bool(self.guidance.heads) and self.guidance.weight > 0.0

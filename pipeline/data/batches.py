@@ -1,0 +1,157 @@
+"""From corpus rows to the tensors of one optimizer step on one process.
+
+Row i of a step's global batch belongs to micro-step i // (W * m) and rank (i // m) % W, for W processes
+and micro-batches of m rows: the same rows make the same global batch whatever W and m are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.data.corpus import CorpusSplit
+from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
+from pipeline.data.order import rows_of_step
+
+_EVALUATION_EPOCH = 0  # held-out rows are masked as in this epoch, always
+
+
+@dataclass(kw_only=True)
+class MicroBatch:
+    """Rows of one forward pass.
+
+    Attributes:
+        input_ids: corrupted token ids, (B, T).
+        lengths: real tokens per row, (B,).
+        positions: columns to predict, (B, K).
+        labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
+        full: no row has padding, so no attention mask is needed (known here without asking the device).
+    """
+
+    input_ids: torch.Tensor
+    lengths: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    full: bool
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same rows on `device`, copied asynchronously where the memory is pinned."""
+        return MicroBatch(
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            lengths=self.lengths.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            full=self.full,
+        )
+
+    def pin_memory(self) -> "MicroBatch":
+        """Called by DataLoader when it pins batches."""
+        for name in ("input_ids", "lengths", "positions", "labels"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
+    def attention_mask(self) -> torch.Tensor | None:
+        """1 for real tokens, (B, T); None when there is no padding."""
+        if self.full:
+            return None
+        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return (columns < self.lengths[:, None]).long()
+
+    @property
+    def num_predictions(self) -> int:
+        """Tokens to predict."""
+        return int((self.labels != IGNORED_LABEL).sum())
+
+
+class RowBatcher:
+    """Reads and masks any rows of a split."""
+
+    def __init__(self, split: CorpusSplit, rule: MaskingRule, seed: int) -> None:
+        """`seed` is the masks' seed."""
+        self.split = split
+        self.rule = rule
+        self.seed = seed
+
+    def batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64] | int) -> MicroBatch:
+        """The rows as one micro-batch, masked as in the given epochs."""
+        input_ids, lengths = self.split.read(rows)
+        masked = mask_rows(input_ids, rows, epochs, self.seed, self.rule)
+        return MicroBatch(
+            input_ids=torch.from_numpy(masked.input_ids),
+            lengths=torch.from_numpy(lengths),
+            positions=torch.from_numpy(masked.positions),
+            labels=torch.from_numpy(masked.labels),
+            full=bool((lengths == self.split.sequence_length).all()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchGeometry:
+    """How a global batch is dealt out: global = micro * world_size * accumulation."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    world_size: int
+    rank: int
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-steps per optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    def rows_of_rank(self) -> npt.NDArray[np.int64]:
+        """Indices into the global batch, shape (accumulation_steps, micro_batch_size)."""
+        indices = np.arange(self.global_batch_size, dtype=np.int64)
+        dealt = indices.reshape(self.accumulation_steps, self.world_size, self.micro_batch_size)
+        return dealt[:, self.rank]
+
+
+class StepBatches(Dataset):
+    """Item `step` is the list of this rank's micro-batches of that optimizer step."""
+
+    def __init__(self, batcher: RowBatcher, geometry: BatchGeometry, order_seed: int) -> None:
+        """`order_seed` seeds the row order."""
+        self.batcher = batcher
+        self.geometry = geometry
+        self.order_seed = order_seed
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        """Build the step's micro-batches; a function of the step alone."""
+        rows, epochs = rows_of_step(
+            step, self.geometry.global_batch_size, self.batcher.split.num_rows, self.order_seed
+        )
+        return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
+
+
+def load_steps(
+    batches: StepBatches, first_step: int, end_step: int, num_workers: int, pin_memory: bool
+) -> Iterator[list[MicroBatch]]:
+    """Iterate over the steps [first_step, end_step), prepared ahead by `num_workers` processes."""
+    return iter(
+        DataLoader(
+            batches,
+            sampler=range(first_step, end_step),
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+    )
+
+
+def evaluation_batches(
+    batcher: RowBatcher, max_rows: int | None, batch_size: int, rank: int, world_size: int
+) -> Iterator[MicroBatch]:
+    """This rank's share of the first `max_rows` held-out rows, with masks that never change.
+
+    Every rank gets the same number of batches (ZeRO-3 gathers weights in each forward pass, so no rank
+    may make fewer); where rows run out, a batch repeats row 0 with nothing to predict.
+    """
+    num_rows = min(batcher.split.num_rows, max_rows or batcher.split.num_rows)
+    for start in range(0, num_rows, batch_size * world_size):
+        rows = np.arange(start + rank * batch_size, start + (rank + 1) * batch_size, dtype=np.int64)
+        batch = batcher.batch(np.where(rows < num_rows, rows, 0), _EVALUATION_EPOCH)
+        batch.labels[torch.from_numpy(rows >= num_rows)] = IGNORED_LABEL
+        yield batch

@@ -1,0 +1,82 @@
+"""A corpus split as one array of rows, over its memory-mapped shards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.format import TOKENIZER_NAME, Manifest, Shard, Split, read_manifest
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What training needs to know of the corpus's tokenizer."""
+
+    size: int
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    special_ids: tuple[int, ...]
+
+    def ordinary_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the tokens that are not special, ascending."""
+        return np.setdiff1d(np.arange(self.size, dtype=np.int64), self.special_ids)
+
+
+def read_vocabulary(corpus_dir: Path) -> Vocabulary:
+    """Read the corpus's tokenizer directory; a DataError names a special token that is missing."""
+    from transformers import AutoTokenizer
+
+    path = corpus_dir / TOKENIZER_NAME
+    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    names = ("pad_token", "cls_token", "sep_token", "mask_token")
+    missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
+    if missing:
+        raise DataError(f"{path}: the tokenizer has no {', '.join(missing)}; masking needs all of {names}")
+    return Vocabulary(
+        size=len(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        cls_id=tokenizer.cls_token_id,
+        sep_id=tokenizer.sep_token_id,
+        mask_id=tokenizer.mask_token_id,
+        special_ids=tuple(sorted(tokenizer.all_special_ids)),
+    )
+
+
+class CorpusSplit:
+    """The rows of one split, numbered through its shards."""
+
+    def __init__(self, corpus_dir: Path, split: Split, manifest: Manifest | None = None) -> None:
+        """Map the split's shards; a DataError names a shard that is not what the manifest says."""
+        manifest = manifest or read_manifest(corpus_dir)
+        self.sequence_length = manifest.sequence_length
+        self._shards: list[Shard] = []
+        for info in manifest.shards_of(split):
+            shard = Shard(corpus_dir / info.name, manifest.sequence_length)
+            if shard.rows != info.rows:
+                raise DataError(f"{shard.path}: {shard.rows} rows, its manifest says {info.rows}")
+            self._shards.append(shard)
+        self._first_rows = np.cumsum([0, *(shard.rows for shard in self._shards)])
+        self.num_rows = int(self._first_rows[-1])
+
+    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Token ids (n, T) and real token counts (n,) of the given rows."""
+        input_ids = np.empty((len(rows), self.sequence_length), dtype=np.int64)
+        lengths = np.empty(len(rows), dtype=np.int64)
+        shard_of_row = np.searchsorted(self._first_rows, rows, side="right") - 1
+        for index, (row, shard) in enumerate(zip(rows.tolist(), shard_of_row.tolist())):
+            local = row - int(self._first_rows[shard])
+            input_ids[index] = self._shards[shard].input_ids(local)
+            lengths[index] = self._shards[shard].segments(local).sum(dtype=np.int64)
+        return input_ids, lengths
+
+    def token_counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
+        """How often each id occurs in the split, padding included, shape (vocab_size,)."""
+        counts = np.zeros(vocab_size, dtype=np.int64)
+        for shard in self._shards:
+            for batch in shard.batches():
+                counts += np.bincount(batch.ravel(), minlength=vocab_size)
+        return counts

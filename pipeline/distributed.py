@@ -1,0 +1,115 @@
+"""Processes: who we are, one group for all, and what all must agree on."""
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from pipeline.errors import UserError
+
+_TIMEOUT = timedelta(minutes=30)  # longer than hashing a checkpoint on a slow file system
+_T = TypeVar("_T")
+
+
+class ToldElsewhere(UserError):
+    """Raised on the other processes when the main process reports a UserError: ends them without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        """End with the main process's exit code."""
+        super().__init__("")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """This process's place among the run's processes, and how they talk."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @staticmethod
+    def from_environment() -> "Cluster":
+        """Read the launcher's environment (torchrun, deepspeed); without one, a run of one process."""
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        on_cuda = torch.cuda.is_available()
+        return Cluster(
+            rank=int(os.environ.get("RANK", 0)),
+            local_rank=local_rank,
+            world_size=int(os.environ.get("WORLD_SIZE", 1)),
+            device=torch.device("cuda", local_rank) if on_cuda else torch.device("cpu"),
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes logs and publishes checkpoints."""
+        return self.rank == 0
+
+    def start(self) -> None:
+        """Join the process group through DeepSpeed.
+
+        Tensors on CUDA go over NCCL, tensors in host memory over gloo: counts, flags and verdicts are
+        agreed on without waiting for the device.
+        """
+        import deepspeed
+
+        if "MASTER_ADDR" not in os.environ:
+            os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.set_device(self.device)
+        backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT, verbose=False)
+
+    def stop(self) -> None:
+        """Leave the process group, if one was joined."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def on_main(self, action: Callable[[], _T]) -> _T:
+        """Run `action` on the main process and give its result to all.
+
+        A UserError is raised on every process (the others' has no message): one that failed alone would
+        leave the rest waiting in a collective.
+        """
+        outcome: list[Any] = [None, None]
+        failure: UserError | None = None
+        if self.is_main:
+            try:
+                outcome[0] = action()
+            except UserError as error:
+                failure, outcome[1] = error, error.exit_code
+        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+        if failure is not None:
+            raise failure
+        if outcome[1] is not None:
+            raise ToldElsewhere(outcome[1])
+        return outcome[0]
+
+    def gather(self, value: _T) -> list[_T]:
+        """Every process's value, in rank order, on every process."""
+        encoded: list[Any] = [None] * self.world_size
+        dist.all_gather_object(encoded, value)
+        return encoded
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The tensor summed over all processes, in place; in host memory this does not touch the device."""
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes, in host memory."""
+        self.sum(torch.zeros(1))
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

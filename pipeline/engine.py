@@ -1,0 +1,84 @@
+"""What DeepSpeed trains: objective and guidance in one module, and the engine around it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.attention import install_tap
+from pipeline.config.schema import Recipe
+from pipeline.data.batches import MicroBatch
+from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
+from pipeline.objectives import OBJECTIVES
+
+
+class PretrainingModule(nn.Module):
+    """Model, objective and guide: one forward pass gives the sums a step needs."""
+
+    def __init__(self, model: PreTrainedModel, objective: str, guide: AttentionGuide) -> None:
+        """`objective` names one of OBJECTIVES."""
+        super().__init__()
+        self.objective = OBJECTIVES[objective](model)
+        self.guide = guide
+        install_tap(model, guide)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model inside."""
+        return self.objective.model
+
+    def forward(
+        self,
+        *,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        lengths: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        layers: tuple[int, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score a micro-batch (see MicroBatch); `layers` are the guided layers to look at.
+
+        Returns:
+            Summed objective, number of right guesses, guidance errors and mass (layers, guided heads).
+        """
+        self.guide.watch(layers, lengths)
+        loss, correct = self.objective(input_ids, attention_mask, positions, labels)
+        terms: GuidanceTerms = self.guide.collect(input_ids.device)
+        return loss, correct, terms.errors, terms.mass
+
+
+def forward(
+    module: nn.Module, batch: MicroBatch, layers: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device."""
+    return module(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask(),
+        lengths=batch.lengths,
+        positions=batch.positions,
+        labels=batch.labels,
+        layers=layers,
+    )
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and embeddings decay; biases and norm weights (fewer than two dimensions) do not."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, Any]) -> Any:
+    """The DeepSpeed engine for a resolved configuration; the process group must be joined."""
+    import deepspeed
+
+    if recipe.train.activation_checkpointing:
+        # Reentrant checkpointing under ZeRO-3 trains wrongly when a module runs twice, without a word.
+        module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    groups = parameter_groups(module, recipe.optimizer.weight_decay)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=config)
+    return engine

@@ -1,0 +1,95 @@
+"""Encoders built by transformers: from scratch by family and size, or from a local checkpoint."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+
+from pipeline.config.schema import ModelSection
+from pipeline.data.corpus import Vocabulary
+
+_DROPOUT_KEYS = {  # a family's names for the recipe's (dropout, attention_dropout)
+    "bert": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
+    "roberta": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
+    "modernbert": (["embedding_dropout", "mlp_dropout"], "attention_dropout"),
+}
+_SIZE_KEYS = ("family", "num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions", "options")
+
+
+def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length: int) -> PretrainedConfig:
+    """The transformers configuration of the recipe's encoder.
+
+    Raises:
+        OSError, ValueError: the checkpoint has no usable config.json, or an option has a wrong value.
+    """
+    if section.checkpoint is not None:
+        return checkpoint_config(section.checkpoint)
+    dropout_keys, attention_dropout_key = _DROPOUT_KEYS[section.family]
+    settings = {
+        "vocab_size": vocabulary.size,
+        "num_hidden_layers": section.num_layers,
+        "hidden_size": section.hidden_size,
+        "num_attention_heads": section.num_heads,
+        "intermediate_size": section.intermediate_size,
+        "pad_token_id": vocabulary.pad_id,
+        "bos_token_id": vocabulary.cls_id,
+        "eos_token_id": vocabulary.sep_id,
+        "cls_token_id": vocabulary.cls_id,
+        "sep_token_id": vocabulary.sep_id,
+        attention_dropout_key: section.attention_dropout,
+        **dict.fromkeys(dropout_keys, section.dropout),
+    }
+    positions = section.max_positions or sequence_length
+    if section.family == "roberta":
+        # RoBERTa numbers positions from the padding id + 1 and has one segment.
+        settings |= {"max_position_embeddings": positions + vocabulary.pad_id + 1, "type_vocab_size": 1}
+    else:
+        settings["max_position_embeddings"] = positions
+    return AutoConfig.for_model(section.family, **(settings | section.options))
+
+
+def checkpoint_config(checkpoint: str) -> PretrainedConfig:
+    """Configuration of a local Hugging Face directory; nothing is fetched, no code of it is run."""
+    return AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+
+
+def usable_positions(config: PretrainedConfig) -> int:
+    """Longest input the configuration can take, in tokens."""
+    reserved = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return config.max_position_embeddings - reserved
+
+
+def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
+    """How far a token sees to either side in a layer; None for all the way."""
+    if getattr(config, "layer_types", None) and config.layer_types[layer] == "sliding_attention":
+        return config.local_attention // 2
+    return None
+
+
+def build_model(
+    section: ModelSection, vocabulary: Vocabulary, sequence_length: int, seed: int
+) -> PreTrainedModel:
+    """The encoder in float32 with SDPA attention; from scratch, its weights are a function of `seed`."""
+    if section.checkpoint is not None:
+        return AutoModelForMaskedLM.from_pretrained(
+            section.checkpoint,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+        )
+    config = model_config(section, vocabulary, sequence_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+
+
+def sizes_set_beside_checkpoint(section: ModelSection) -> list[str]:
+    """Size keys written in the recipe although the checkpoint decides them."""
+    return [key for key in _SIZE_KEYS if section.checkpoint is not None and key in section.model_fields_set]
+
+
+def has_safetensors(checkpoint: Path) -> bool:
+    """Whether a Hugging Face directory keeps its weights as safetensors."""
+    return any(checkpoint.glob("*.safetensors"))

@@ -1,0 +1,96 @@
+"""Where a run begins: from scratch, or at the newest checkpoint that proves to be whole."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import list_checkpoints, newest_usable, read_checkpoint_manifest, set_aside, step_of
+from pipeline.config.schema import Recipe
+from pipeline.errors import CheckpointError, RecipeError, UsageError
+from pipeline.run_dir import RunDir, recipe_differences
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Number of steps already trained, and the checkpoint they are in; None for a run from scratch."""
+
+    step: int
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What the command line says about starting."""
+
+    fresh: bool
+    accept_changes: bool
+
+
+def choose_start(
+    run: RunDir, recipe: Recipe, options: StartOptions, environment: dict[str, Any], zero_stage: int
+) -> Start:
+    """Decide, and write the first files or events. Runs on the main process only.
+
+    Raises:
+        UsageError: `--fresh` on a directory that holds a run.
+        RecipeError: the recipe is not the one the run was started with.
+        CheckpointError: there should be a checkpoint to resume from, but none is usable.
+    """
+    if not run.holds_run():
+        if list_checkpoints(run.checkpoints):
+            raise CheckpointError(
+                f"{run.path} has checkpoints but no recipe.yaml; restore it, or train into another run_dir"
+            )
+        run.create(recipe, environment)
+        run.add_event("start", world_size=environment["world_size"])
+        return Start(0, None)
+    if options.fresh:
+        raise UsageError(
+            f"--fresh: {run.path} holds a run; choose another run_dir or delete it, or resume it without --fresh"
+        )
+    _compare_recipes(run, recipe, options.accept_changes)
+    return _resume(run, environment["world_size"], zero_stage)
+
+
+def _compare_recipes(run: RunDir, recipe: Recipe, accept_changes: bool) -> None:
+    differences = recipe_differences(run.read_recipe(), recipe)
+    if not differences:
+        return
+    listed = [f"{key}: {new!r}, the run was started with {old!r}" for key, old, new in differences]
+    if not accept_changes:
+        raise RecipeError(
+            f"the recipe is not the one {run.path} was started with:\n"
+            + "".join(f"  - {line}\n" for line in listed)
+            + "take the values back, choose another run_dir, or go on with the new ones by --accept-changes"
+        )
+    run.add_event("recipe changed", changes=listed)
+
+
+def _resume(run: RunDir, world_size: int, zero_stage: int) -> Start:
+    path, damaged = newest_usable(run.checkpoints)
+    if path is None:
+        published = [event["step"] for event in run.read_events() if event["event"] == "checkpoint"]
+        if published:
+            raise CheckpointError(
+                f"{run.checkpoints} is empty, but the run had published step {max(published)}; "
+                "restore the checkpoints, or train into another run_dir"
+            )
+        logger.warning("%s was started but has no checkpoint yet: starting at step 0", run.path)
+        run.add_event("start", world_size=world_size)
+        return Start(0, None)
+    manifest = read_checkpoint_manifest(path)
+    if (manifest.world_size, manifest.zero_stage) != (world_size, zero_stage):
+        raise CheckpointError(
+            f"{path} was written by {manifest.world_size} process(es) at ZeRO stage {manifest.zero_stage}; this "
+            f"start has {world_size} at stage {zero_stage}: start with the same number and stage"
+        )
+    for damage in damaged:
+        aside = set_aside(damage)
+        logger.warning("damaged checkpoint skipped, kept as %s\n  %s", aside, damage)
+        run.add_event("corrupt checkpoint", step=step_of(damage.path), kept_as=aside.name, reasons=damage.reasons)
+    run.add_event("resume", step=manifest.step, world_size=world_size)
+    logger.info("resuming %s at step %d", run.path, manifest.step)
+    return Start(manifest.step, path)

@@ -1,0 +1,29 @@
+"""Requests to stop: noted when a signal comes, acted on at the next step boundary by all processes."""
+
+import signal
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Remembers the first stop signal; a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        """Nothing requested, no handler installed."""
+        self.signal_name: str | None = None
+
+    def listen(self) -> None:
+        """Install the handlers; only in the main thread of the training process."""
+        for number in _SIGNALS:
+            signal.signal(number, self._note)
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.signal_name is not None
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

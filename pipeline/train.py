@@ -1,0 +1,255 @@
+"""The training run: the loop over optimizer steps and what happens between them."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.build import Corpus, build_guidance_schedule, build_pretraining_module
+from pipeline.checkpoint import (
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+    step_of,
+    to_delete,
+)
+from pipeline.config.checks import World, load_checked_recipe
+from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
+from pipeline.config.schema import Recipe
+from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
+from pipeline.data.counter_rng import make_keys
+from pipeline.distributed import Cluster
+from pipeline.engine import forward, start_engine
+from pipeline.evaluation.held_out import evaluate_held_out
+from pipeline.learning_rate import learning_rate_at
+from pipeline.metrics import MetricsLog, WindowSums
+from pipeline.progress import Progress
+from pipeline.run_dir import RunDir, describe_environment
+from pipeline.start import Start, StartOptions, choose_start
+from pipeline.stop import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What all processes together put into a step: the denominators of its means.
+
+    Attributes:
+        predicted: tokens predicted.
+        valid_rows: rows with a target, per guided head, (guided heads,).
+        stop: some process was asked to stop.
+    """
+
+    predicted: float
+    valid_rows: torch.Tensor
+    stop: bool
+
+
+def train(
+    recipe_name: str, overrides: list[str], options: StartOptions, stop_at: int | None, cluster: Cluster
+) -> bool:
+    """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
+    stop = StopRequest()
+    stop.listen()
+    cluster.start()
+    world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
+    recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
+    template, _ = read_template(recipe.train.deepspeed)
+    deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
+    run = RunDir(recipe.run_dir)
+    environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
+    start = cluster.on_main(lambda: choose_start(run, recipe, options, environment, zero_stage(template)))
+    if start.step >= recipe.train.num_steps:
+        logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
+        return True
+    trainer = Trainer(recipe, run, cluster, deepspeed_config, start)
+    try:
+        return trainer.run_steps(stop, stop_at)
+    finally:
+        trainer.close()
+
+
+class Trainer:
+    """Everything a run needs while it trains."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunDir, cluster: Cluster, deepspeed_config: dict, start: Start
+    ) -> None:
+        """Build the run's objects and, if there is one, load its checkpoint."""
+        self.recipe, self.run, self.cluster = recipe, run, cluster
+        self.step = start.step
+        corpus = Corpus.open(recipe.corpus)
+        module = build_pretraining_module(recipe, corpus, cluster.device)
+        self.guide, self.num_layers = module.guide, module.model.config.num_hidden_layers
+        self.schedule = build_guidance_schedule(recipe, self.num_layers, corpus.manifest.sequence_length)
+        self.zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+        torch.manual_seed(int(make_keys(recipe.seed, cluster.rank)[0] >> 1))  # dropout
+        self.engine = start_engine(module, recipe, deepspeed_config)
+        geometry = BatchGeometry(
+            global_batch_size=recipe.train.global_batch_size,
+            micro_batch_size=recipe.train.micro_batch_size,
+            world_size=cluster.world_size,
+            rank=cluster.rank,
+        )
+        self.train_batcher = corpus.batcher(recipe, "train")
+        self.valid_batcher = corpus.batcher(recipe, "valid")
+        self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
+        self.window = WindowSums(self.num_layers, self.guide.num_heads, cluster.device)
+        self.tokens, self.window_seconds, self.loader_seconds = 0, 0.0, 0.0
+        if start.checkpoint is not None:
+            self._restore(load_checkpoint(cluster, self.engine, start.checkpoint))
+        self.metrics, self.progress = self._open_logs() if cluster.is_main else (None, None)
+
+    def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
+        """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
+        recipe = self.recipe
+        on_cuda = self.cluster.device.type == "cuda"
+        num_steps = recipe.train.num_steps
+        batches = load_steps(self.step_batches, self.step, num_steps, recipe.data.num_workers, on_cuda)
+        self.engine.train()
+        while self.step < num_steps:
+            totals = self._train_step(batches, stop)
+            stopping = totals.stop or self.step == stop_at
+            last = self.step == num_steps
+            if self.step % recipe.logging.every_steps == 0 or last:
+                self._log()
+            if self.step % recipe.evaluation.every_steps == 0 or last:
+                self._evaluate()
+            if self.step % recipe.checkpoint.every_steps == 0 or last or stopping:
+                self._save()
+            if stopping and not last:
+                self._event("stop", step=self.step, reason=stop.signal_name or "requested")
+                return False
+        self._event("done", step=self.step)
+        return True
+
+    def close(self) -> None:
+        """Close the logs."""
+        if self.metrics is not None and self.progress is not None:
+            self.progress.close()
+            self.metrics.close()
+
+    def _train_step(self, batches: Iterator[list[MicroBatch]], stop: StopRequest) -> StepTotals:
+        """One optimizer step: forward and backward for each micro-batch, then the update."""
+        started = time.perf_counter()
+        micro_batches = next(batches)
+        self.loader_seconds += time.perf_counter() - started
+        totals = self._agree(micro_batches, stop)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.recipe, self.step)
+        weight, layers = self.schedule.weight_at(self.step), self.schedule.layers_at(self.step)
+        # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
+        shares = len(micro_batches) * self.cluster.world_size
+        for batch in micro_batches:
+            lengths = batch.lengths
+            loss, correct, errors, mass = forward(self.engine, batch.to(self.cluster.device), layers)
+            self.window.add(loss=loss, correct=correct)
+            objective = loss / totals.predicted
+            if layers:
+                guidance = weight * (errors / totals.valid_rows).mean()
+                objective = objective + guidance
+                rows = self.guide.count_valid(lengths).to(self.cluster.device)
+                self.window.add_guidance(layers, errors, mass, rows)
+                self.window.add(guidance_loss=guidance)
+            self.engine.backward(objective * shares)
+            self.engine.step()
+        self.window.add(
+            predicted=sum(batch.num_predictions for batch in micro_batches),
+            tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
+            steps=1,
+        )
+        self.step += 1
+        self.window_seconds += time.perf_counter() - started
+        if self.progress is not None:
+            self.progress.step_done()
+        return totals
+
+    def _agree(self, micro_batches: list[MicroBatch], stop: StopRequest) -> StepTotals:
+        """Sum the step's counts and stop requests over all processes, in host memory."""
+        predicted = sum(batch.num_predictions for batch in micro_batches)
+        valid = sum(self.guide.count_valid(batch.lengths) for batch in micro_batches)
+        counts = torch.tensor([float(stop.requested), float(predicted)], dtype=torch.float64)
+        summed = self.cluster.sum(torch.cat([counts, torch.as_tensor(valid)]))
+        return StepTotals(
+            predicted=summed[1].item(),
+            valid_rows=summed[2:].float().to(self.cluster.device),
+            stop=summed[0].item() > 0,
+        )
+
+    def _log(self) -> None:
+        started = time.perf_counter()
+        line = self.window.take(self.cluster, self.guide.groups)
+        guidance_seconds = self.guide.timer.take()
+        seconds = self.window_seconds + time.perf_counter() - started
+        steps, tokens = line.pop("steps"), line["tokens"]
+        self.tokens += tokens
+        norm = self.engine.get_global_grad_norm()
+        line |= {
+            "step": self.step,
+            "epoch": self.step * self.recipe.train.global_batch_size / self.train_batcher.split.num_rows,
+            "tokens": self.tokens,
+            "guidance_weight": self.schedule.weight_at(self.step - 1),
+            "learning_rate": learning_rate_at(self.recipe, self.step - 1),
+            "gradient_norm": None if norm is None else float(norm),
+            "tokens_per_second": tokens / seconds,
+            "step_seconds": seconds / steps,
+            "guidance_share": guidance_seconds / seconds,
+            "loader_share": self.loader_seconds / seconds,
+        }
+        self.window_seconds = self.loader_seconds = 0.0
+        if self.metrics is not None and self.progress is not None:
+            self.metrics.write("train", line)
+            self.progress.show(line)
+
+    def _evaluate(self) -> None:
+        line = evaluate_held_out(
+            self.engine,
+            self.guide,
+            self.num_layers,
+            self.valid_batcher,
+            self.recipe.evaluation.max_rows,
+            self.recipe.train.micro_batch_size,
+            self.cluster,
+        )
+        if self.metrics is not None:
+            self.metrics.write("valid", {"step": self.step, **line})
+            logger.info("step %d  held-out loss %.4f", self.step, line["loss"])
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        state = {
+            "random": random_state(),
+            "window": self.window.state(),
+            "tokens": self.tokens,
+            "window_seconds": self.window_seconds,
+            "loader_seconds": self.loader_seconds,
+        }
+        save_checkpoint(self.cluster, self.engine, self.run.checkpoints, self.step, self.zero_stage, state)
+        self._event("checkpoint", step=self.step, seconds=round(time.perf_counter() - started, 3))
+        if self.cluster.is_main:
+            settings = self.recipe.checkpoint
+            steps = [step_of(path) for path in list_checkpoints(self.run.checkpoints)]
+            for step in to_delete(steps, settings.keep_last, settings.keep_every_steps):
+                shutil.rmtree(self.run.checkpoints / checkpoint_name(step))
+
+    def _restore(self, state: dict) -> None:
+        restore_random_state(state["random"])
+        self.window.restore(state["window"])
+        self.tokens = state["tokens"]
+        self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
+
+    def _open_logs(self) -> tuple[MetricsLog, Progress]:
+        tensorboard = self.run.tensorboard if self.recipe.logging.tensorboard else None
+        metrics = MetricsLog(self.run.metrics_file, tensorboard, self.step)
+        return metrics, Progress(self.recipe.train.num_steps, self.step)
+
+    def _event(self, kind: str, **details: object) -> None:
+        if self.cluster.is_main:
+            self.run.add_event(kind, **details)
