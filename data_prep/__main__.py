@@ -6,7 +6,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.arguments import build_parser
 from data_prep.errors import EXIT_DONE, EXIT_FILES, EXIT_INTERNAL, EXIT_INTERRUPTED, UserError

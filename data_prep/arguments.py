@@ -36,7 +36,8 @@ def build_parser() -> Parser:
             "example, from nothing to a corpus:\n"
             "  python -m data_prep sample corpora/docs.jsonl\n"
             "  python -m data_prep tokenizer corpora/docs.jsonl --out corpora/tok --vocab-size 8192\n"
-            "  python -m data_prep shard corpora/docs.jsonl --tokenizer corpora/tok --out corpora/docs512 --length 512\n"
+            "  python -m data_prep shard corpora/docs.jsonl --tokenizer corpora/tok \\\n"
+            "      --length 512 --out corpora/docs512\n"
             "  python -m data_prep verify corpora/docs512\n\n"
             "exit codes: 0 done; 64 usage; 65 bad data; 74 file trouble; 70 internal error; 130 interrupted"
         ),
@@ -94,7 +95,8 @@ def _add_tokenizer(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--kind",
         choices=("bpe", "wordpiece"),
         default="bpe",
-        help="bpe: byte-level, <s> X </s>, as RoBERTa; wordpiece: [CLS] X [SEP], as BERT (default: %(default)s)",
+        help="bpe: byte-level, <s> X </s>, as RoBERTa; wordpiece: [CLS] X [SEP], as BERT "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--vocab-size",

@@ -109,7 +109,9 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _matching(pattern: str) -> list[Path]:
-    files = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
+    # Path.glob takes no absolute pattern.
+    names = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    files = sorted(path for path in map(Path, names) if path.is_file())
     if not files:
         raise DataError(f"{pattern}: no file matches this pattern")
     for path in files:
@@ -120,9 +122,9 @@ def _matching(pattern: str) -> list[Path]:
 
 def _decompressed(stored: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=stored), _CHUNK_BYTES)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=stored), _CHUNK_BYTES)
     if suffix == ".xz":
-        return io.BufferedReader(lzma.LZMAFile(stored), _CHUNK_BYTES)  # type: ignore[arg-type]
+        return io.BufferedReader(lzma.LZMAFile(stored), _CHUNK_BYTES)
     if suffix == ".zst":
         return io.BufferedReader(_ZstandardFile(stored), _CHUNK_BYTES)
     return stored
@@ -163,14 +165,14 @@ def _new_frame() -> "zstandard.ZstdDecompressionObj":
 
 
 def _decoded_lines(path: Path, stream: BinaryIO) -> Iterator[str]:
-    """Lines without their ends, \\n or \\r\\n."""
+    """Lines without their line ends, Unix or Windows."""
     for number, line in enumerate(stream, start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); "
-                "convert the file, for example with 'iconv -f LATIN1 -t UTF-8'"
+                f"{path}, line {number}: byte 0x{line[error.start]:02x} at column {error.start + 1} "
+                "is not UTF-8; convert the file, for example with 'iconv -f LATIN1 -t UTF-8'"
             ) from error
 
 
@@ -205,13 +207,13 @@ def _json_texts(path: Path, lines: Iterator[str], text_field: str) -> Iterator[s
 def _text_of(value: object, text_field: str) -> str:
     """The text of one decoded JSON line; a ValueError says why there is none."""
     if not isinstance(value, dict):
-        raise ValueError(f'expected a JSON object per line, like {{"{text_field}": "..."}}')  # noqa: TRY004
+        raise ValueError(f'expected a JSON object per line, like {{"{text_field}": "..."}}')
     if text_field not in value:
         fields = ", ".join(repr(name) for name in value) or "none"
         raise ValueError(f"no field {text_field!r}; its fields are {fields}; name one with --text-field")
     text = value[text_field]
     if not isinstance(text, str):
-        raise ValueError(f"field {text_field!r} must be a string, not {type(text).__name__}")  # noqa: TRY004
+        raise ValueError(f"field {text_field!r} must be a string, not {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError:

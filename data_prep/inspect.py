@@ -64,9 +64,8 @@ class _Rows:
 
 def _print_counts(corpus_dir: Path, manifest: Manifest) -> None:
     documents = manifest.documents
-    print(
-        f"{corpus_dir}: rows of {manifest.sequence_length}, {manifest.vocab_size:,} token ids ({manifest.token_dtype})"
-    )
+    ids = f"{manifest.vocab_size:,} token ids ({manifest.token_dtype})"
+    print(f"{corpus_dir}: rows of {manifest.sequence_length}, {ids}")
     print(f"  made by  {manifest.command}")
     print(f"\n  {'split':8}{'documents':>14}{'rows':>14}{'tokens':>18}{'shards':>8}{'MB':>10}")
     splits: tuple[tuple[Split, int, int], ...] = (

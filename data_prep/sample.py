@@ -25,6 +25,8 @@ from data_prep.progress import progress_bar
 MIN_CHARACTERS = 200
 _FILES_PER_TASK = 32
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "dist-packages", "__pycache__"}
+_WRAPPED_CHARACTERS = 55  # a line this long was ended by the margin, not by its author
+_LIST_MARKS = ("- ", "* ", "+ ", ":", "..", ">")
 _WORD = re.compile(r"[A-Za-z]{2}")
 
 
@@ -101,21 +103,36 @@ def documents_of(source: SourceFile) -> list[DocumentParts]:
 
 
 def prose(docstring: str) -> str:
-    """A docstring's prose: indentation cleaned, doctests, fenced code and ruled lines dropped."""
+    """A docstring's prose: indentation cleaned, wrapped lines joined, code and ruled lines dropped."""
     kept: list[str] = []
-    in_doctest = in_fence = False
-    for line in inspect.cleandoc(docstring).splitlines():
+    width_before = 0
+    for line in _without_code(inspect.cleandoc(docstring).splitlines()):
         bare = line.strip()
-        if bare.startswith(("```", "~~~")):
-            in_fence = not in_fence
-            continue
+        if bare and width_before >= _WRAPPED_CHARACTERS and not bare.startswith(_LIST_MARKS):
+            kept[-1] += " " + bare
+        elif bare or (kept and kept[-1]):
+            kept.append(line.rstrip())
+        width_before = len(bare)
+    return "\n".join(kept).strip()
+
+
+def _without_code(lines: list[str]) -> Iterator[str]:
+    """The lines, blank ones in place of doctests, fenced and literal blocks, and lines without a word."""
+    in_doctest = in_fence = False
+    literal_margin: int | None = None
+    for line in lines:
+        bare = line.strip()
+        margin = len(line) - len(line.lstrip())
+        if literal_margin is not None and bare and margin <= literal_margin:
+            literal_margin = None
+        is_fence = bare.startswith(("```", "~~~"))
+        in_fence ^= is_fence
         # The lines after a prompt, up to the next blank line, are what the example prints.
         in_doctest = bare.startswith(">>>") or (in_doctest and bare != "")
-        if in_fence or in_doctest or (bare and not _WORD.search(bare)):
-            continue
-        if bare or (kept and kept[-1]):
-            kept.append(line.rstrip())
-    return "\n".join(kept).strip()
+        is_code = is_fence or in_fence or in_doctest or literal_margin is not None
+        yield "" if is_code or not _WORD.search(bare) else line
+        if bare.endswith("::") and not bare.startswith(".."):
+            literal_margin = margin
 
 
 def _python_files(root: Path) -> Iterator[Path]:

@@ -202,8 +202,8 @@ class _Preparation:
             raise DataError(f"no document is left to train on: {_told(counts)}")
         if self._options.valid_fraction > 0 and self._writers["valid"].rows == 0:
             raise DataError(
-                f"--valid-fraction {self._options.valid_fraction:g} held out none of {counts.train} documents; "
-                "use a larger one, or 0 to do without held-out documents"
+                f"--valid-fraction {self._options.valid_fraction:g} held out none of {counts.train:,} "
+                "documents; use a larger one, or 0 to do without held-out documents"
             )
 
 
@@ -232,8 +232,8 @@ def _check_is_the_same(
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.bytes:
             raise DataError(
-                f"{path} is missing or cut short; 'python -m data_prep verify {out}' tells all that is wrong. "
-                f"Delete {out} and start again"
+                f"{path} is missing or cut short; 'python -m data_prep verify {out}' tells all "
+                f"that is wrong; delete {out} and start again"
             )
 
 
@@ -281,7 +281,6 @@ def _print_summary(out: Path, manifest: Manifest, seconds: float) -> None:
     print(f"  documents  {_told(manifest.documents)}")
     for split, split_tokens in (("train", manifest.train_tokens), ("valid", manifest.valid_tokens)):
         shards = [shard for shard in manifest.shards if shard.split == split]
-        rows = sum(shard.rows for shard in shards)
-        print(
-            f"  {split}      {rows:,} rows of {manifest.sequence_length}, {split_tokens:,} tokens, {len(shards)} shards"
-        )
+        rows = f"{sum(shard.rows for shard in shards):,} rows of {manifest.sequence_length}"
+        files = "1 shard" if len(shards) == 1 else f"{len(shards):,} shards"
+        print(f"  {split}      {rows}, {split_tokens:,} tokens, {files}")

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
 from data_prep.errors import DataError, UsageError
-from data_prep.files import write_atomically, write_json_atomically
+from data_prep.files import sync_file, write_atomically, write_json_atomically
 
 Kind = Literal["bpe", "wordpiece"]
 
@@ -95,10 +95,8 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], options: TokenizerOption
         UsageError: `vocab_size` cannot hold the special tokens and the alphabet.
         DataError: There is no text.
     """
-    if options.kind == "bpe":
-        tokenizer = _train_bpe(texts, options)
-    else:
-        tokenizer = _train_wordpiece(texts, options)
+    train = _train_bpe if options.kind == "bpe" else _train_wordpiece
+    tokenizer = train(texts, options)
     if tokenizer.get_vocab_size() > options.vocab_size:
         raise UsageError(
             f"--vocab-size {options.vocab_size} is too small: special tokens and alphabet alone take "
@@ -177,15 +175,21 @@ def special_ids(tokenizer: Tokenizer, tokenizer_dir: Path) -> SpecialIds:
 
 
 def copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
-    """Copy the files that make a tokenizer, and nothing else of the directory."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Make `target` a copy of the files that make a tokenizer, and of nothing else beside them."""
+    if target.exists():
+        if target.samefile(tokenizer_dir):
+            return
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
     for name in _TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, target / name)
+            sync_file(target / name)
+    sync_file(target)
 
 
 def _special_tokens(kind: Kind) -> list[AddedToken]:
-    """In the order of their ids. The mask takes the space before it, as in RoBERTa: 'a <mask>' == 'a<mask>'."""
+    """In the order of their ids. As in RoBERTa, <mask> takes the space before it with it."""
     names = dict.fromkeys(_SPECIAL_TOKENS[kind].values())
     return [
         AddedToken(name, lstrip=kind == "bpe" and name == "<mask>", normalized=False, special=True)
@@ -207,9 +211,12 @@ def _train_bpe(texts: Callable[[], Iterable[str]], options: TokenizerOptions) ->
         show_progress=False,
     )
     tokenizer.train_from_iterator(_steps(texts()), trainer)
-    cls, sep = (("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>")))
+    vocabulary = tokenizer.get_vocab()
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep, cls, trim_offsets=True, add_prefix_space=False
+        ("</s>", vocabulary["</s>"]),
+        ("<s>", vocabulary["<s>"]),
+        trim_offsets=True,
+        add_prefix_space=False,
     )
     return tokenizer
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
 from data_prep.errors import DataError
 from data_prep.files import sha256_file
@@ -41,14 +40,15 @@ def verify_corpus(corpus_dir: Path) -> None:
     total_bytes = sum(shard.bytes for shard in manifest.shards)
     with progress_bar("verify", total_bytes, "B") as bar:
         for shard in manifest.shards:
-            problems += _ShardCheck(corpus_dir / shard.name, shard, manifest, ids, tokens).problems(bar)
+            check = _ShardCheck(corpus_dir / shard.name, shard, manifest, ids)
+            problems += check.problems()
+            tokens[shard.split] += check.num_tokens
+            bar.update(shard.bytes)
     if not problems:
         problems += _token_count_problems(manifest, tokens)
     if problems:
         told = "\n  ".join(problems)
-        raise DataError(
-            f"{corpus_dir}: {len(problems)} problems\n  {told}\nprepare the corpus again, or copy it again"
-        )
+        raise DataError(f"{corpus_dir} is damaged:\n  {told}\nprepare the corpus again, or copy it again")
     rows = sum(shard.rows for shard in manifest.shards)
     print(
         f"{corpus_dir}: ok, {len(manifest.shards):,} shards, {rows:,} rows, {sum(tokens.values()):,} tokens"
@@ -96,29 +96,21 @@ def _token_count_problems(manifest: Manifest, tokens: dict[Split, int]) -> Itera
 
 
 class _ShardCheck:
-    """The checks of one shard file; adds its tokens to `tokens`."""
+    """The checks of one shard file; `num_tokens` counts its tokens on the way."""
 
-    def __init__(
-        self,
-        path: Path,
-        info: ShardInfo,
-        manifest: Manifest,
-        ids: SpecialIds | None,
-        tokens: dict[Split, int],
-    ) -> None:
+    def __init__(self, path: Path, info: ShardInfo, manifest: Manifest, ids: SpecialIds | None) -> None:
+        self.num_tokens = 0
         self._path = path
         self._info = info
         self._manifest = manifest
         self._ids = ids
-        self._tokens = tokens
 
-    def problems(self, bar: tqdm) -> list[str]:
+    def problems(self) -> list[str]:
         """All that is wrong with the file; once its bytes are wrong, its rows are not looked at."""
         try:
             found = self._byte_problems() or list(self._row_problems())
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             found = [f"not a readable shard: {error}"]
-        bar.update(self._info.bytes)
         return [f"{self._info.name}: {problem}" for problem in found]
 
     def _byte_problems(self) -> list[str]:
@@ -165,7 +157,7 @@ class _ShardCheck:
         T = ids.shape[1]
         row_of_piece = np.repeat(np.arange(len(ids)), pieces_per_row)
         row_tokens = np.bincount(row_of_piece, weights=lengths, minlength=len(ids)).astype(np.int64)
-        self._tokens[self._info.split] += int(row_tokens.sum())
+        self.num_tokens += int(row_tokens.sum())
         yield from _first(ids.max(axis=1) >= self._manifest.vocab_size, "an id beyond the vocabulary")
         bad_lengths = (row_tokens == 0) | (row_tokens > T)
         bad_lengths[row_of_piece[lengths < 1]] = True

@@ -1,1 +1,1 @@
-"""Pretraining of Transformer encoders: recipe -> DeepSpeed engine -> checkpoints -> evaluation, export, report."""
+"""Encoder pretraining: recipe -> DeepSpeed engine -> checkpoints -> evaluation, export, report."""

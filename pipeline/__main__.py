@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 from data_prep.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE
@@ -36,9 +37,53 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--accept-changes", action="store_true", help="resume although the recipe differs from the run's"
     )
-    train.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop after this step (exit code 75)")
+    train.add_argument(
+        "--stop-at", type=int, metavar="STEP", help="save and stop after this step (exit code 75)"
+    )
     train.set_defaults(action=_train)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a recipe would cost: parameters, memory, steps, DeepSpeed configuration",
+        description="Show what a recipe would do, without training and without a GPU.",
+    )
+    _add_recipe(plan)
+    plan.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="number of GPUs to plan for (default 1)"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    plan.set_defaults(action=_plan)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="held-out loss and perplexity of a run",
+        description="Evaluate the newest good checkpoint on the held-out rows; writes RUN/evaluation.json.",
+    )
+    _add_run(evaluate)
+    evaluate.add_argument("--max-rows", type=int, metavar="N", help="use only the first N held-out rows")
+    evaluate.set_defaults(action=_evaluate)
+
+    export = commands.add_parser(
+        "export",
+        help="write a run's model as a Hugging Face directory",
+        description="Write the newest good checkpoint as a Hugging Face directory that gives the run's logits.",
+    )
+    _add_run(export)
+    export.add_argument("--out", metavar="DIR", help="a new directory (default: RUN/export)")
+    export.set_defaults(action=_export)
+
+    report = commands.add_parser(
+        "report",
+        help="a page with a run's curves and attention maps",
+        description="Write RUN/report/report.html and its figures.",
+    )
+    _add_run(report)
+    report.set_defaults(action=_report)
     return parser
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="the run_dir of a recipe that was trained")
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
@@ -67,6 +112,34 @@ def _train(arguments: argparse.Namespace) -> int:
     return EXIT_DONE if done else EXIT_STOPPED
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from pipeline.plan import print_plan
+
+    print_plan(arguments.recipe, arguments.overrides, arguments.processes, arguments.json)
+    return EXIT_DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pipeline.evaluation.evaluate import evaluate_run
+
+    evaluate_run(arguments.run, arguments.max_rows)
+    return EXIT_DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pipeline.export import export_run
+
+    export_run(arguments.run, arguments.out)
+    return EXIT_DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pipeline.report.page import write_report
+
+    write_report(arguments.run)
+    return EXIT_DONE
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; a UserError becomes one message."""
     arguments = build_parser().parse_args(argv)
@@ -85,6 +158,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _set_up_logging() -> None:
+    import torch
+
     rank = int(os.environ.get("RANK", 0))
     prefix = f"[rank {rank}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     logging.basicConfig(
@@ -94,9 +169,14 @@ def _set_up_logging() -> None:
     )
     for noisy in ("DeepSpeed", "torch.distributed", "datasets", "matplotlib", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    # Both libraries choose their verbosity when they are imported.
+    # The libraries look at these when they are imported.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed a search and a warning
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_LOG_LEVEL", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # DeepSpeed's use of torch's collectives is not the user's business.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 if __name__ == "__main__":

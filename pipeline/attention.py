@@ -46,7 +46,7 @@ def install_tap(model: PreTrainedModel, tap: AttentionTap) -> int:
     AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
     model.set_attn_implementation(ATTENTION_NAME)
     # Self-attention modules are the ones that know both their scale and their place in the stack.
-    layers = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
     found = sorted(module.layer_idx for module in layers)
     if found != list(range(model.config.num_hidden_layers)):
         raise ValueError(

@@ -111,7 +111,7 @@ def newest_usable(directory: Path) -> tuple[Path | None, list[Damage]]:
     Raises:
         CheckpointError: there are checkpoints, but none is whole.
     """
-    damaged = []
+    damaged: list[Damage] = []
     for path in list_checkpoints(directory):
         damage = find_damage(path)
         if damage is None:
@@ -179,7 +179,7 @@ def random_state() -> dict[str, Any]:
     on_cuda = torch.cuda.is_available()
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002
+        "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if on_cuda else None,
     }
@@ -188,7 +188,7 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Inverse of `random_state`."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])

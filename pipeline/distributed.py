@@ -16,7 +16,7 @@ _TIMEOUT = timedelta(minutes=30)  # longer than hashing a checkpoint on a slow f
 _T = TypeVar("_T")
 
 
-class ToldElsewhere(UserError):
+class ToldElsewhereError(UserError):
     """Raised on the other processes when the main process reports a UserError: ends them without a word."""
 
     def __init__(self, exit_code: int) -> None:
@@ -35,15 +35,19 @@ class Cluster:
     device: torch.device
 
     @staticmethod
+    def single() -> "Cluster":
+        """This process alone, whatever launcher started it: for commands that do not train."""
+        return Cluster(0, 0, 1, _device(0))
+
+    @staticmethod
     def from_environment() -> "Cluster":
         """Read the launcher's environment (torchrun, deepspeed); without one, a run of one process."""
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        on_cuda = torch.cuda.is_available()
         return Cluster(
             rank=int(os.environ.get("RANK", 0)),
             local_rank=local_rank,
             world_size=int(os.environ.get("WORLD_SIZE", 1)),
-            device=torch.device("cuda", local_rank) if on_cuda else torch.device("cpu"),
+            device=_device(local_rank),
         )
 
     @property
@@ -79,6 +83,8 @@ class Cluster:
         A UserError is raised on every process (the others' has no message): one that failed alone would
         leave the rest waiting in a collective.
         """
+        if self.world_size == 1:
+            return action()
         outcome: list[Any] = [None, None]
         failure: UserError | None = None
         if self.is_main:
@@ -90,23 +96,26 @@ class Cluster:
         if failure is not None:
             raise failure
         if outcome[1] is not None:
-            raise ToldElsewhere(outcome[1])
+            raise ToldElsewhereError(outcome[1])
         return outcome[0]
 
     def gather(self, value: _T) -> list[_T]:
         """Every process's value, in rank order, on every process."""
-        encoded: list[Any] = [None] * self.world_size
-        dist.all_gather_object(encoded, value)
-        return encoded
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The tensor summed over all processes, in place; in host memory this does not touch the device."""
-        dist.all_reduce(values)
+        if self.world_size > 1:
+            dist.all_reduce(values)
         return values
 
-    def barrier(self) -> None:
-        """Wait for all processes, in host memory."""
-        self.sum(torch.zeros(1))
+
+def _device(local_rank: int) -> torch.device:
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _free_port() -> int:

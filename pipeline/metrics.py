@@ -52,7 +52,9 @@ class WindowSums:
     def add(self, **values: torch.Tensor | float) -> None:
         """Add to the counters named in _COUNTERS."""
         for name, value in values.items():
-            self.counters[_COUNTERS.index(name)] += value.detach() if isinstance(value, torch.Tensor) else value
+            self.counters[_COUNTERS.index(name)] += (
+                value.detach() if isinstance(value, torch.Tensor) else value
+            )
 
     def add_guidance(
         self, layers: Sequence[int], errors: torch.Tensor, mass: torch.Tensor, valid: torch.Tensor
@@ -74,7 +76,10 @@ class WindowSums:
 
     def take(self, cluster: Cluster, groups: Sequence[PatternHeads]) -> dict[str, Any]:
         """Totals over all processes as plain numbers; the window starts anew. All processes call this."""
-        counters, by_head = cluster.sum(self.counters.clone()).tolist(), cluster.sum(self.by_head.clone()).cpu()
+        counters, by_head = (
+            cluster.sum(self.counters.clone()).tolist(),
+            cluster.sum(self.by_head.clone()).cpu(),
+        )
         self.counters.zero_()
         self.by_head.zero_()
         totals = dict(zip(_COUNTERS, counters))

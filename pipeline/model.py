@@ -13,7 +13,15 @@ _DROPOUT_KEYS = {  # a family's names for the recipe's (dropout, attention_dropo
     "roberta": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
     "modernbert": (["embedding_dropout", "mlp_dropout"], "attention_dropout"),
 }
-_SIZE_KEYS = ("family", "num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions", "options")
+_SIZE_KEYS = (
+    "family",
+    "num_layers",
+    "hidden_size",
+    "num_heads",
+    "intermediate_size",
+    "max_positions",
+    "options",
+)
 
 
 def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length: int) -> PretrainedConfig:

@@ -37,7 +37,9 @@ class Progress:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS or line["step"] == self._num_steps:
             self._last_line = time.monotonic()
-            logger.info("step %d/%d  %s  %s left", line["step"], self._num_steps, text, self._left(line["step"]))
+            logger.info(
+                "step %d/%d  %s  %s left", line["step"], self._num_steps, text, self._left(line["step"])
+            )
 
     def close(self) -> None:
         """Leave the terminal in order."""

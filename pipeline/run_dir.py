@@ -1,11 +1,11 @@
 """A run directory: where a run writes what.
 
-    recipe.yaml        the complete recipe, defaults included
-    environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
-    checkpoints/       see checkpoint.py
-    metrics.jsonl      see metrics.py
-    events.jsonl       one line per event: start, resume, checkpoint, signal, stop, corrupt checkpoint, done
-    tensorboard/  report/  export/  evaluation.json
+recipe.yaml        the complete recipe, defaults included
+environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
+checkpoints/       see checkpoint.py
+metrics.jsonl      see metrics.py
+events.jsonl       one line per event: start, resume, checkpoint, signal, stop, corrupt checkpoint, done
+tensorboard/  report/  export/  evaluation.json
 """
 
 import json
@@ -53,7 +53,9 @@ class RunDir:
         """A directory that holds a run; a UsageError otherwise."""
         run = RunDir(path)
         if not run.holds_run():
-            raise UsageError(f"{path} holds no run (no recipe.yaml); name the run_dir of a recipe that was trained")
+            raise UsageError(
+                f"{path} holds no run (no recipe.yaml); name the run_dir of a recipe that was trained"
+            )
         return run
 
     def holds_run(self) -> bool:

@@ -49,7 +49,7 @@ def choose_start(
         return Start(0, None)
     if options.fresh:
         raise UsageError(
-            f"--fresh: {run.path} holds a run; choose another run_dir or delete it, or resume it without --fresh"
+            f"--fresh: {run.path} holds a run; choose another run_dir, or resume it without --fresh"
         )
     _compare_recipes(run, recipe, options.accept_changes)
     return _resume(run, environment["world_size"], zero_stage)
@@ -84,13 +84,15 @@ def _resume(run: RunDir, world_size: int, zero_stage: int) -> Start:
     manifest = read_checkpoint_manifest(path)
     if (manifest.world_size, manifest.zero_stage) != (world_size, zero_stage):
         raise CheckpointError(
-            f"{path} was written by {manifest.world_size} process(es) at ZeRO stage {manifest.zero_stage}; this "
-            f"start has {world_size} at stage {zero_stage}: start with the same number and stage"
+            f"{path} was written by {manifest.world_size} process(es) at ZeRO stage {manifest.zero_stage}, "
+            f"this start has {world_size} at stage {zero_stage}: start with the same number and stage"
         )
     for damage in damaged:
         aside = set_aside(damage)
         logger.warning("damaged checkpoint skipped, kept as %s\n  %s", aside, damage)
-        run.add_event("corrupt checkpoint", step=step_of(damage.path), kept_as=aside.name, reasons=damage.reasons)
+        run.add_event(
+            "corrupt checkpoint", step=step_of(damage.path), kept_as=aside.name, reasons=damage.reasons
+        )
     run.add_event("resume", step=manifest.step, world_size=world_size)
     logger.info("resuming %s at step %d", run.path, manifest.step)
     return Start(manifest.step, path)

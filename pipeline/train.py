@@ -105,7 +105,12 @@ class Trainer:
         self.tokens, self.window_seconds, self.loader_seconds = 0, 0.0, 0.0
         if start.checkpoint is not None:
             self._restore(load_checkpoint(cluster, self.engine, start.checkpoint))
-        self.metrics, self.progress = self._open_logs() if cluster.is_main else (None, None)
+        self.metrics: MetricsLog | None = None
+        self.progress: Progress | None = None
+        if cluster.is_main:
+            tensorboard = run.tensorboard if recipe.logging.tensorboard else None
+            self.metrics = MetricsLog(run.metrics_file, tensorboard, self.step)
+            self.progress = Progress(recipe.train.num_steps, self.step)
 
     def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
         """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
@@ -244,11 +249,6 @@ class Trainer:
         self.window.restore(state["window"])
         self.tokens = state["tokens"]
         self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
-
-    def _open_logs(self) -> tuple[MetricsLog, Progress]:
-        tensorboard = self.run.tensorboard if self.recipe.logging.tensorboard else None
-        metrics = MetricsLog(self.run.metrics_file, tensorboard, self.step)
-        return metrics, Progress(self.recipe.train.num_steps, self.step)
 
     def _event(self, kind: str, **details: object) -> None:
         if self.cluster.is_main:

@@ -110,8 +110,8 @@ def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
         choice = f"{below} or {above}" if below else str(above)
         yield Problem(
             ("train.global_batch_size", "train.micro_batch_size"),
-            f"{batch} rows cannot be dealt out as micro-batches of {micro} to {world.world_size} process(es), "
-            f"it is not a multiple of {unit}; write global_batch_size: {choice}, or a smaller micro_batch_size",
+            f"{batch} rows cannot be dealt out to {world.world_size} process(es) in micro-batches of {micro}: "
+            f"not a multiple of {unit}; write global_batch_size: {choice}, or a smaller micro_batch_size",
         )
 
 
@@ -132,8 +132,8 @@ def _open_corpus(recipe: Recipe) -> tuple[Manifest | None, Vocabulary | None, li
     problems = []
     if found != manifest.tokenizer_sha256:
         problems.append(
-            f"{corpus / TOKENIZER_NAME} is not the tokenizer the shards were made with (hash {found[:12]}, the "
-            f"manifest says {manifest.tokenizer_sha256[:12]}); put the original back or prepare the corpus again"
+            f"{corpus / TOKENIZER_NAME} is not the tokenizer of the shards (hash {found[:12]}, the manifest "
+            f"says {manifest.tokenizer_sha256[:12]}); put the original back or prepare the corpus again"
         )
     for split in ("train", "valid"):
         if not any(shard.rows for shard in manifest.shards_of(split)):
@@ -189,7 +189,9 @@ def _check_options(recipe: Recipe) -> Iterator[Problem]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            yield Problem((f"model.options.{key}",), f"not a setting of the {recipe.model.family} family{hint}")
+            yield Problem(
+                (f"model.options.{key}",), f"not a setting of the {recipe.model.family} family{hint}"
+            )
 
 
 def _check_model_fits(
@@ -219,7 +221,7 @@ def _check_model_fits(
     if theirs.is_file() and tokenizer_sha256(theirs.parent) != manifest.tokenizer_sha256:
         yield Problem(
             ("model.checkpoint", "corpus"),
-            "the checkpoint's tokenizer.json is not the one the corpus was made with; prepare the corpus with "
+            "the checkpoint's tokenizer.json is not the corpus's; prepare the corpus with "
             f"--tokenizer {recipe.model.checkpoint}",
         )
 
@@ -235,7 +237,7 @@ def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
     if wanted > num_heads:
         yield Problem(
             ("guidance.heads", "model.num_heads"),
-            f"{wanted} guided heads ({guidance.heads}), but each layer has {num_heads}; write at most {num_heads}",
+            f"{wanted} guided heads ({guidance.heads}), but a layer has {num_heads}; write at most {num_heads}",
         )
     layers = guidance.layers if guidance.layers is not None else list(range(num_layers))
     if beyond := [layer for layer in layers if layer >= num_layers]:

@@ -107,11 +107,17 @@ def _lint(path: Path, template: dict[str, Any]) -> list[Problem]:
         if key in _FILLED_BY:
             if value != "auto":
                 problems.append(
-                    _problem(f"{path} sets {key}={value!r}; write \"auto\", the recipe's {_FILLED_BY[key]} decides")
+                    _problem(
+                        f'{path} sets {key}={value!r}; write "auto", the recipe\'s {_FILLED_BY[key]} decides'
+                    )
                 )
         elif key not in _KEPT:
             near = difflib.get_close_matches(key, [*_FILLED_BY, *_KEPT], n=1)
-            hint = f"did you mean {near[0]}?" if near else "DeepSpeed would ignore it or it is not supported here"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else "DeepSpeed would ignore it or it is not supported here"
+            )
             problems.append(_problem(f"{path} has the key {key!r}; {hint}"))
     stage = template.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):

@@ -50,7 +50,7 @@ def find_recipe(name: str) -> Path:
 def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     """The recipe file's content with the overrides ("section.key=value") put in, not yet checked."""
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not readable YAML: {error}") from error
     if settings is None:
@@ -90,7 +90,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             settings[parent] = {}
         settings = settings[parent]
     try:
-        settings[last] = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        settings[last] = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {override!r}: the value is not readable YAML: {error}") from error
 
@@ -169,7 +169,9 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in mapping:
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
+            )
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 

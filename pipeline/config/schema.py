@@ -60,7 +60,9 @@ class GuidanceSection(Section):
     """The attention-guidance loss; without heads there is none."""
 
     heads: dict[str, PositiveInt] = Field({}, description="pattern -> number of heads in each guided layer")
-    weight: Annotated[float, Field(ge=0.0)] = Field(7.0, description="for rows of 512 tokens; scaled by T/512")
+    weight: Annotated[float, Field(ge=0.0)] = Field(
+        7.0, description="for rows of 512 tokens; scaled by T/512"
+    )
     plateau: Duration = Field(0.5, description="full weight for so long")
     end: Duration | None = Field(None, description="weight falls linearly to zero here; default: last step")
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="guided layers; default: all")
@@ -118,7 +120,9 @@ class CheckpointSection(Section):
 
     every_steps: PositiveInt = 1000
     keep_last: Annotated[int, Field(ge=2)] = 2
-    keep_every_steps: PositiveInt | None = Field(None, description="checkpoints at its multiples stay forever")
+    keep_every_steps: PositiveInt | None = Field(
+        None, description="checkpoints at its multiples stay forever"
+    )
 
 
 class LoggingSection(Section):

@@ -15,6 +15,7 @@ Shapes: B sequences, H guided heads, N positions, D head size, R rows of a block
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -61,7 +62,14 @@ def row_errors(
 
 class _RowErrors(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, attention, groups, timer):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attention: LayerAttention,
+        groups: tuple[PatternHeads, ...],
+        timer: Timer,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         with timer:
             per_row = query.new_empty(query.shape[:3], dtype=torch.float32)
             inner, mass = torch.empty_like(per_row), torch.empty_like(per_row)
@@ -79,7 +87,7 @@ class _RowErrors(torch.autograd.Function):
         return errors, masses
 
     @staticmethod
-    def backward(ctx, grad_errors, _grad_masses):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad_errors: torch.Tensor, _grad_masses: torch.Tensor) -> tuple:
         query, key, inner, valid = ctx.saved_tensors
         with ctx.timer:
             scaling = ctx.attention.scaling

@@ -1,0 +1,163 @@
+"""The report's figures, from metrics.jsonl lines and attention maps to PNG files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.guidance.patterns import PatternHeads
+from pipeline.report.attention_maps import SentenceAttention, pattern_map
+
+Lines = Sequence[dict[str, Any]]
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 140,
+}
+
+
+def draw_loss(path: Path, train: Lines, valid: Lines, unigram: float) -> None:
+    """Training and held-out loss against the unigram model's."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(_column(train, "step"), _column(train, "loss"), color="C0", alpha=0.6, label="training")
+        axes.plot(
+            _column(valid, "step"), _column(valid, "loss"), color="C1", marker="o", ms=4, label="held-out"
+        )
+        axes.axhline(unigram, color="0.4", ls="--", label=f"unigram model ({unigram:.2f})")
+        axes.set(xlabel="step", ylabel="loss (nats per masked token)")
+        axes.legend(frameon=False)
+
+    _save(path, draw)
+
+
+def draw_rates(path: Path, train: Lines) -> None:
+    """Learning rate and guidance weight."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(_column(train, "step"), _column(train, "learning_rate"), color="C0")
+        axes.set(xlabel="step", ylabel="learning rate")
+        axes.yaxis.label.set_color("C0")
+        if any(line["guidance_weight"] for line in train):
+            right = axes.twinx()
+            right.plot(_column(train, "step"), _column(train, "guidance_weight"), color="C2")
+            right.set_ylabel("guidance weight", color="C2")
+            right.set_ylim(bottom=0)
+            right.grid(visible=False)
+
+    _save(path, draw)
+
+
+def draw_throughput(path: Path, train: Lines) -> None:
+    """Tokens per second, and the shares of guidance and loader."""
+
+    def draw(axes: Axes) -> None:
+        steps = _column(train, "step")
+        axes.plot(steps, _column(train, "tokens_per_second"), color="C0")
+        axes.set(xlabel="step", ylabel="real tokens per second")
+        axes.yaxis.label.set_color("C0")
+        axes.set_ylim(bottom=0)
+        right = axes.twinx()
+        right.plot(steps, 100 * _column(train, "guidance_share"), color="C2", lw=1, label="guidance")
+        right.plot(steps, 100 * _column(train, "loader_share"), color="C3", lw=1, label="waiting for data")
+        right.set_ylabel("share of step time (%)")
+        right.set_ylim(0, 100)
+        right.grid(visible=False)
+        right.legend(frameon=False)
+
+    _save(path, draw)
+
+
+def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
+    """Mean squared row error of each pattern while training."""
+
+    def draw(axes: Axes) -> None:
+        for name in names:
+            errors = [line["guidance_error"].get(name) for line in train]
+            axes.plot(_column(train, "step"), np.array(errors, dtype=float), label=name)
+        axes.set(xlabel="step", ylabel="mean squared row error")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+
+    _save(path, draw)
+
+
+def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str]) -> None:
+    """Held-out attention mass on target, layer by step, one panel per pattern."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.2 * len(names) + 0.8, 2.8))
+        panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        steps = _column(valid, "step")
+        for axes, name in zip(panels, names):
+            mass = np.array([line["guidance_mass"][name] for line in valid], dtype=float).T
+            layers = np.arange(len(mass))
+            image = axes.pcolormesh(_edges(steps), _edges(layers), mass, vmin=0, vmax=1, cmap="viridis")
+            axes.set(title=name, xlabel="step", yticks=layers)
+            axes.grid(visible=False)
+        panels[0].set_ylabel("layer")
+        figure.colorbar(image, ax=panels.tolist(), label="attention on target")
+        figure.savefig(path)
+
+
+def draw_attention_maps(path: Path, sentence: SentenceAttention, groups: Sequence[PatternHeads]) -> None:
+    """A row of maps per pattern, its target and its first head in several layers, and one of a free head."""
+    num_layers, num_heads, length, _ = sentence.probs.shape
+    layers = sorted({round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))})
+    rows: list[tuple[str, int, np.ndarray | None]] = [
+        (f"{group.name} (head {group.first_head})", group.first_head, pattern_map(group, length))
+        for group in groups
+    ]
+    if not groups or groups[-1].end_head < num_heads:
+        rows.append((f"free (head {num_heads - 1})", num_heads - 1, None))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2.3 * (len(layers) + 1), 2.4 * len(rows)))
+        grid = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
+        for panels, (title, head, target) in zip(grid, rows):
+            _draw_map(panels[0], target, sentence.tokens, "pattern")
+            panels[0].set_ylabel(title)
+            for axes, layer in zip(panels[1:], layers):
+                _draw_map(axes, sentence.probs[layer, head], None, f"layer {layer}")
+        figure.savefig(path)
+
+
+def _draw_map(axes: Axes, matrix: np.ndarray | None, tokens: list[str] | None, title: str) -> None:
+    axes.grid(visible=False)
+    axes.set(xticks=[], yticks=[])
+    if matrix is None:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes, color="0.4")
+        for side in axes.spines.values():
+            side.set_visible(False)
+        return
+    axes.imshow(matrix, vmin=0, vmax=1, cmap="magma_r", interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    if tokens is not None:
+        # "$" would start a formula.
+        labels = [token.replace("$", r"\$") for token in tokens]
+        axes.set_yticks(range(len(labels)), labels, fontsize=4.5)
+
+
+def _save(path: Path, draw: Callable[[Axes], None]) -> None:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.4))
+        draw(figure.subplots())
+        figure.savefig(path)
+
+
+def _column(lines: Lines, name: str) -> np.ndarray:
+    return np.array([line[name] for line in lines], dtype=float)
+
+
+def _edges(centers: np.ndarray) -> np.ndarray:
+    """Borders of cells around equally or unequally spaced centers."""
+    if len(centers) == 1:
+        return np.array([centers[0] - 0.5, centers[0] + 0.5])
+    middles = (centers[1:] + centers[:-1]) / 2
+    return np.concatenate([[2 * centers[0] - middles[0]], middles, [2 * centers[-1] - middles[-1]]])

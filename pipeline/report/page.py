@@ -1,0 +1,92 @@
+"""The `report` command: RUN/report/report.html and its figures."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import yaml
+
+from data_prep.files import write_atomically
+from pipeline.errors import CheckpointError
+from pipeline.evaluation.unigram import held_out_labels, unigram_loss
+from pipeline.report import figures
+from pipeline.report.attention_maps import attend_to_sentence
+from pipeline.run_dir import read_json_lines
+from pipeline.weights import TrainedRun, load_trained_run
+
+
+def write_report(path: str) -> Path:
+    """Draw the figures of a run and the page that shows them; returns the page."""
+    trained = load_trained_run(path, torch.device("cpu"))
+    lines = read_json_lines(trained.run.metrics_file)
+    train = [line for line in lines if line["kind"] == "train"]
+    valid = [line for line in lines if line["kind"] == "valid"]
+    if not train or not valid:
+        raise CheckpointError(
+            f"{trained.run.metrics_file} has no training or no held-out lines yet; train further"
+        )
+    directory = trained.run.report
+    directory.mkdir(exist_ok=True)
+    page = directory / "report.html"
+    write_atomically(page, _render(trained, train, valid, _draw_all(trained, train, valid, directory)))
+    print(f"wrote {page}")
+    return page
+
+
+def _draw_all(
+    trained: TrainedRun, train: figures.Lines, valid: figures.Lines, directory: Path
+) -> list[dict[str, str]]:
+    """Draw every figure that this run has something for; returns file names and captions."""
+    corpus, groups = trained.corpus, trained.module.guide.groups
+    names = [group.name for group in groups]
+    counts = corpus.batcher(trained.recipe, "train").split.token_counts(corpus.vocabulary.size)
+    labels = held_out_labels(corpus.batcher(trained.recipe, "valid"), trained.recipe.evaluation.max_rows)
+    unigram = unigram_loss(counts, corpus.vocabulary.ordinary_ids(), labels)
+    drawn = []
+
+    def caption(name: str, text: str) -> Path:
+        drawn.append({"file": name, "caption": text})
+        return directory / name
+
+    figures.draw_loss(
+        caption("loss.png", "Loss, and what knowing only token frequencies gives."), train, valid, unigram
+    )
+    if groups:
+        text = "Held-out attention mass on target, by layer and step."
+        figures.draw_guidance_mass(caption("guidance_mass.png", text), valid, names)
+    if any(line["guidance_weight"] for line in train):
+        text = "Guidance error while training; a gap where no layer was guided."
+        figures.draw_guidance_error(caption("guidance_error.png", text), train, names)
+    sentence = attend_to_sentence(trained)
+    text = "Attention (rows look at columns) in this held-out text: " + " ".join(sentence.tokens)
+    figures.draw_attention_maps(caption("attention_maps.png", text), sentence, groups)
+    figures.draw_rates(caption("rates.png", "Learning rate and guidance weight."), train)
+    figures.draw_throughput(caption("throughput.png", "Throughput over all processes."), train)
+    return drawn
+
+
+def _render(
+    trained: TrainedRun, train: figures.Lines, valid: figures.Lines, drawn: list[dict[str, str]]
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    last: dict[str, Any] = {**train[-1], **{f"held_out_{key}": value for key, value in valid[-1].items()}}
+    summary = {
+        "step": f"{trained.step} of {trained.recipe.train.num_steps}",
+        "held-out loss": f"{last['held_out_loss']:.4f}",
+        "held-out perplexity": f"{last['held_out_perplexity']:.2f}",
+        "tokens trained": f"{last['tokens']:,}",
+        "passes over the corpus": f"{last['epoch']:.2f}",
+        "tokens per second": f"{last['tokens_per_second']:,.0f}",
+    }
+    return environment.get_template("report.html.j2").render(
+        run=str(trained.run.path),
+        summary=summary,
+        figures=drawn,
+        events=trained.run.read_events(),
+        recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
+    )
