@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from data_prep.errors import UserError
@@ -53,7 +54,8 @@ def map_in_order(
     under_way: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
-            under_way.append((item, pool.submit(function, item)))
+            with _interrupts_held():  # submitting starts a worker as long as there are too few
+                under_way.append((item, pool.submit(function, item)))
             if len(under_way) >= _IN_FLIGHT_PER_WORKER * workers:
                 oldest, future = under_way.popleft()
                 yield oldest, future.result()
@@ -68,8 +70,21 @@ def map_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C; a process started meanwhile holds it back for good.
+
+    A terminal interrupts the whole process group. The workers leave it to the parent to end them,
+    rather than fill the screen with a traceback each.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if start is not None:
         start(*arguments)

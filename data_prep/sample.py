@@ -128,7 +128,7 @@ def _without_code(lines: list[str]) -> Iterator[str]:
         is_fence = bare.startswith(("```", "~~~"))
         in_fence ^= is_fence
         # The lines after a prompt, up to the next blank line, are what the example prints.
-        in_doctest = bare.startswith(">>>") or (in_doctest and bare != "")
+        in_doctest = bare.startswith(">>>") or (in_doctest and bare != "" and not is_fence)
         is_code = is_fence or in_fence or in_doctest or literal_margin is not None
         yield "" if is_code or not _WORD.search(bare) else line
         if bare.endswith("::") and not bare.startswith(".."):

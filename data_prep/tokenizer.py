@@ -96,7 +96,17 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], options: TokenizerOption
         DataError: There is no text.
     """
     train = _train_bpe if options.kind == "bpe" else _train_wordpiece
-    tokenizer = train(texts, options)
+    has_text = False
+
+    def noted() -> Iterator[str]:
+        nonlocal has_text
+        for text in texts():
+            has_text = has_text or bool(text.strip())
+            yield text
+
+    tokenizer = train(noted, options)
+    if not has_text:
+        raise DataError("the inputs hold no text to learn from")
     if tokenizer.get_vocab_size() > options.vocab_size:
         raise UsageError(
             f"--vocab-size {options.vocab_size} is too small: special tokens and alphabet alone take "

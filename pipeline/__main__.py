@@ -25,6 +25,8 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = _Parser(prog="python -m pipeline", description="Pretrain Transformer encoders with DeepSpeed.")
+    # The deepspeed launcher passes this to what it starts; the environment says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser(
@@ -33,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Run a recipe. Started twice, it resumes at the newest good checkpoint of its run_dir.",
     )
     _add_recipe(train)
+    train.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="start N processes on this machine (one per GPU); leave it out under torchrun or deepspeed",
+    )
     train.add_argument("--fresh", action="store_true", help="refuse a run_dir that already holds a run")
     train.add_argument(
         "--accept-changes", action="store_true", help="resume although the recipe differs from the run's"
@@ -66,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         help="write a run's model as a Hugging Face directory",
-        description="Write the newest good checkpoint as a Hugging Face directory that gives the run's logits.",
+        description="Write the newest good checkpoint as a Hugging Face directory with the run's logits.",
     )
     _add_run(export)
     export.add_argument("--out", metavar="DIR", help="a new directory (default: RUN/export)")
@@ -99,6 +107,10 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.processes is not None:
+        from pipeline.launch import launch_copies
+
+        return launch_copies(arguments.processes)
     from pipeline.distributed import Cluster
     from pipeline.start import StartOptions
     from pipeline.train import train

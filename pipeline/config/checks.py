@@ -110,7 +110,7 @@ def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
         choice = f"{below} or {above}" if below else str(above)
         yield Problem(
             ("train.global_batch_size", "train.micro_batch_size"),
-            f"{batch} rows cannot be dealt out to {world.world_size} process(es) in micro-batches of {micro}: "
+            f"{batch} rows cannot go to {world.world_size} process(es) in micro-batches of {micro}: "
             f"not a multiple of {unit}; write global_batch_size: {choice}, or a smaller micro_batch_size",
         )
 
@@ -237,7 +237,7 @@ def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
     if wanted > num_heads:
         yield Problem(
             ("guidance.heads", "model.num_heads"),
-            f"{wanted} guided heads ({guidance.heads}), but a layer has {num_heads}; write at most {num_heads}",
+            f"{wanted} guided heads {guidance.heads}, but a layer has {num_heads}; write at most {num_heads}",
         )
     layers = guidance.layers if guidance.layers is not None else list(range(num_layers))
     if beyond := [layer for layer in layers if layer >= num_layers]:

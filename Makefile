@@ -1,0 +1,46 @@
+# Everything below works from a bare checkout: the environment is made when it is missing.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The documentation strings of the installed libraries become a corpus; a guided encoder is trained on two
+# processes, killed, resumed and compared with an undisturbed run; then evaluated, exported and reported.
+demo: $(READY)
+	rm -rf corpora/demo corpora/demo.jsonl runs/demo runs/demo-undisturbed
+	$(PY) -m data_prep sample corpora/demo.jsonl
+	$(PY) -m data_prep tokenizer corpora/demo.jsonl --out corpora/demo-tokenizer --vocab-size 8192 --overwrite
+	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
+		--length 64 --valid-fraction 0.02
+	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 120 --compare-until 150
+	$(PY) -m pipeline evaluate runs/demo
+	$(PY) -m pipeline export runs/demo
+	$(PY) -m pipeline report runs/demo
+	@echo 'open runs/demo/report/report.html'
+
+test: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(READY)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(READY)
+	$(PY) -m benchmarks.guidance
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,169 @@
+"""The command line as a batch system sees it: exit codes, stderr, no torch."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import data_prep.__main__ as cli
+from data_prep.parallel import available_cores
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("command", ["sample", "tokenizer", "shard", "inspect", "verify"])
+def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"python -m data_prep {command} corpora" in capsys.readouterr().out.replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["shrad"], "invalid choice: 'shrad'"),
+        (["shard", "a.txt"], "the following arguments are required: --tokenizer, --out, --length"),
+        (
+            ["shard", "a", "--tokenizer", "t", "--out", "o", "--length", "7"],
+            "'7' is not a whole number from 8 to",
+        ),
+        (["shard", "a", "--tokenizer", "t", "--out", "o", "--length", "65536"], "from 8 to 65535"),
+        (["shard", "a", "--valid-fraction", "1"], "'1' is not a number from 0 to below 1"),
+        (["shard", "a", "--valid-fraction", "nan"], "'nan' is not a number from 0"),
+        (["shard", "a", "--workers", "0"], "'0' is not a whole number of 1 or more"),
+        (["sample", "a", "--max-bytes", "x"], "'x' is not a whole number"),
+        (["tokenizer", "a", "--out", "o", "--kind", "unigram"], "invalid choice: 'unigram'"),
+    ],
+)
+def test_a_wrong_command_line_exits_64(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 64
+    error = capsys.readouterr().err
+    assert told in error
+    assert "--help" in error
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            OSError(28, "No space left on device", "x.arrow"),
+            74,
+            "error: [Errno 28] No space left on device: 'x.arrow'\n",
+        ),
+        (RuntimeError("a defect"), 70, "RuntimeError: a defect"),
+    ],
+)
+def test_exit_codes_of_what_goes_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    def go_wrong(arguments: object, command: str) -> None:
+        raise raised
+
+    monkeypatch.setitem(cli._COMMANDS, "verify", go_wrong)
+    assert cli.main(["verify", "x"]) == code
+    error = capsys.readouterr().err
+    assert told in error
+    assert ("Traceback" in error) == (code == 70)
+
+
+def test_a_users_mistake_is_one_line_on_stderr(run_cli: Run, tmp_path: Path) -> None:
+    result = run_cli("verify", str(tmp_path))
+    assert result.returncode == 65
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: corpus {tmp_path} has no manifest.json")
+    assert result.stderr.count("\n") == 1
+
+
+def test_ctrl_c_stops_everything_at_once(
+    documents_file: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    shard_command: Callable[..., list[str]],
+    repository: Path,
+) -> None:
+    """A terminal sends SIGINT to the whole process group, workers included."""
+    long_file = tmp_path / "long.jsonl"
+    long_file.write_bytes(documents_file.read_bytes() * 20)
+    arguments = shard_command(
+        long_file, tokenizer_dir, tmp_path / "out", "--keep-duplicates", "--workers", "2"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_prep", *arguments],
+        cwd=repository,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not any((tmp_path / "out").glob(".partial/train-*.arrow")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "interrupted\n"
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_closed_pipe_is_no_error(made_corpus: Path, repository: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_prep", "inspect", str(made_corpus), "--rows", "2000"],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
+
+
+def test_torch_is_never_imported(
+    documents_file: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    shard_command: Callable[..., list[str]],
+    repository: Path,
+) -> None:
+    """Preparation runs on nodes without it, and in as many processes as there are cores."""
+    arguments = shard_command(documents_file, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    script = (
+        "import sys\n"
+        "from data_prep.__main__ import main\n"
+        "if __name__ == '__main__':\n"
+        f"    assert main({arguments!r}) == 0\n"
+        f"    assert main(['verify', {str(tmp_path / 'out')!r}]) == 0\n"
+        f"    assert main(['inspect', {str(tmp_path / 'out')!r}]) == 0\n"
+        f"    assert main(['tokenizer', {str(documents_file)!r}, '--out', {str(tmp_path / 't')!r}, "
+        "'--vocab-size', '300']) == 0\n"
+        "    import data_prep.sample\n"
+        "    print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])\n"
+    )
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("[]\n")
+
+
+def test_available_cores_respects_affinity() -> None:
+    assert available_cores() == len(os.sched_getaffinity(0))

@@ -1,0 +1,71 @@
+"""evaluate and report on a real run."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.__main__ import main
+from pipeline.report import page
+from pipeline.report.attention_maps import SentenceAttention
+from tests.e2e.running import overrides, train
+
+FIGURES = ["loss", "guidance_mass", "guidance_error", "attention_maps", "rates", "throughput"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(recipe_file, tmp_path_factory):
+    recipe = recipe_file(
+        guidance={"heads": {"next": 1, "first": 2}},
+        train={"num_steps": 6},
+        evaluation={"every_steps": 2},
+        logging={"every_steps": 1, "tensorboard": True},
+    )
+    path = tmp_path_factory.mktemp("report") / "run"
+    finished = train(recipe, *overrides(run_dir=path))
+    assert finished.code == 0, finished.output
+    return path
+
+
+def test_evaluate_agrees_with_the_run_and_names_the_unigram_loss(run_dir, capsys):
+    assert main(["evaluate", str(run_dir), "--max-rows", "16"]) == 0
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert result["loss"] == pytest.approx([x for x in lines if x["kind"] == "valid"][-1]["loss"], rel=1e-5)
+    printed = capsys.readouterr().out
+    assert f"{result['unigram_loss']:.4f}" in printed
+    assert 2.0 < result["unigram_loss"] < 7.0
+
+
+def test_report_has_every_figure_and_escapes_the_corpus(run_dir, monkeypatch):
+    hostile = SentenceAttention(
+        tokens=["<script>alert(1)</script>", "$\\frac{", "&amp;", "end"],
+        probs=np.full((2, 4, 4, 4), 0.25, dtype=np.float32),
+    )
+    monkeypatch.setattr(page, "attend_to_sentence", lambda trained: hostile)
+    assert main(["report", str(run_dir)]) == 0
+    html = (run_dir / "report" / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    for name in FIGURES:
+        assert f"{name}.png" in html
+        with Image.open(run_dir / "report" / f"{name}.png") as image:
+            assert min(image.size) > 200
+
+
+def test_report_draws_the_attention_of_a_real_sentence(run_dir):
+    assert main(["report", str(run_dir)]) == 0
+
+
+def test_tensorboard_has_the_losses(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path, capsys):
+    for command in ("evaluate", "export", "report"):
+        assert main([command, str(tmp_path)]) == 64
+        assert "holds no run" in capsys.readouterr().err

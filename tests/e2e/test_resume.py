@@ -1,0 +1,112 @@
+"""Runs that are killed, stopped or restarted go on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoint import list_checkpoints, step_of
+from pipeline.run_dir import RunDir, read_json_lines
+from tests.e2e.running import ROOT, overrides, read_metrics, run_command, train
+
+
+def test_killed_and_resumed_equals_undisturbed(recipe_file, tmp_path):
+    """SIGKILL to two processes under ZeRO-2, with dropout and sampled layers, then the same command."""
+    recipe = recipe_file(
+        model={"dropout": 0.1, "attention_dropout": 0.1},
+        guidance={"heads": {"next": 1, "first": 1}, "dense": 4, "layers_per_step": 1},
+        train={"num_steps": 40, "deepspeed": "zero2"},
+        checkpoint={"every_steps": 5},
+        logging={"every_steps": 2},
+    )
+    options = ["--processes", "2", "--kill-at", "8", "--compare-until", "30"]
+    settings = overrides(run_dir=tmp_path / "run")
+    finished = run_command([sys.executable, "-m", "benchmarks.resume", str(recipe), *options, *settings])
+    assert finished.code == 0, finished.output
+    result = json.loads(finished.output.splitlines()[-1])
+    assert result["identical"]
+    assert result["lines_compared"] >= 15
+    assert result["resumed_at_step"] >= 5
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 40
+
+
+def test_stop_signal_saves_and_the_next_start_goes_on(recipe_file, tmp_path):
+    """SIGTERM to the launcher: all processes agree, save, and end with 75."""
+    recipe = recipe_file(train={"num_steps": 2000}, checkpoint={"every_steps": 1000})
+    run = RunDir(tmp_path / "run")
+    command = [sys.executable, "-m", "pipeline", "train", str(recipe), "--processes", "2"]
+    command += overrides(run_dir=run.path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for_lines(run.metrics_file, 3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+
+    (newest,) = list_checkpoints(run.checkpoints)
+    assert (run.checkpoints / "latest").read_text().strip() == newest.name
+    assert run.read_events()[-1] | {"time": ""} == {
+        "time": "",
+        "event": "stop",
+        "step": step_of(newest),
+        "reason": "SIGTERM",
+    }
+    again = train(
+        recipe, "--stop-at", str(step_of(newest) + 2), *overrides(run_dir=run.path), launcher="processes"
+    )
+    assert again.code == 75, again.output
+    resumed = [event["step"] for event in run.read_events() if event["event"] == "resume"]
+    assert resumed == [step_of(newest)]
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(read_json_lines(path)) < count:
+        assert time.monotonic() < deadline, "the run logged nothing"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def finished_run(recipe_file, tmp_path_factory) -> tuple[Path, Path]:
+    recipe = recipe_file(train={"num_steps": 4}, checkpoint={"every_steps": 2})
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    finished = train(recipe, *overrides(run_dir=run_dir))
+    assert finished.code == 0, finished.output
+    return recipe, run_dir
+
+
+def test_a_finished_run_started_again_does_nothing(finished_run):
+    recipe, run_dir = finished_run
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    again = train(recipe, *overrides(run_dir=run_dir))
+    assert again.code == 0
+    assert "is done: 4 of 4 steps" in again.output
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_fresh_refuses_a_directory_that_holds_a_run(finished_run):
+    recipe, run_dir = finished_run
+    again = train(recipe, "--fresh", *overrides(run_dir=run_dir))
+    assert again.code == 64
+    assert f"--fresh: {run_dir} holds a run" in again.output
+
+
+def test_another_recipe_in_the_same_directory_is_refused_by_key_and_value(finished_run):
+    recipe, run_dir = finished_run
+    again = train(recipe, *overrides(run_dir=run_dir, optimizer__learning_rate=0.25, seed=9))
+    assert again.code == 78
+    assert "optimizer.learning_rate: 0.25, the run was started with" in again.output
+    assert "seed: 9" in again.output
+
+
+def test_another_number_of_processes_is_refused(finished_run):
+    recipe, run_dir = finished_run
+    settings = overrides(run_dir=run_dir, train__num_steps=6)
+    again = train(recipe, "--accept-changes", *settings, launcher="processes")
+    assert again.code == 74
+    assert again.output.count("was written by 1 process(es) at ZeRO stage 1") == 1

@@ -1,0 +1,184 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets
+
+from data_prep.format import (
+    FORMAT_VERSION,
+    DocumentCounts,
+    Manifest,
+    ShardInfo,
+    ShardWriter,
+    read_manifest,
+    shard_name,
+)
+from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
+from pipeline.errors import DataError
+
+
+@pytest.fixture
+def corpus_copy(tiny_corpus: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_corpus, tmp_path / "copy"))
+
+
+def open_with_datasets(corpus: Path, split: str) -> Dataset:
+    shards = read_manifest(corpus).shards_of(split)
+    return concatenate_datasets([Dataset.from_file(str(corpus / shard.name)) for shard in shards])
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_rows_are_those_another_reader_sees(tiny_corpus: Path, split: str) -> None:
+    corpus = CorpusSplit(tiny_corpus, split)
+
+    input_ids, lengths = corpus.read(np.arange(corpus.num_rows))
+
+    expected = open_with_datasets(tiny_corpus, split)
+    assert corpus.num_rows == len(expected)
+    assert input_ids.tolist() == expected["input_ids"][:]
+    assert lengths.tolist() == [sum(pieces) for pieces in expected["segments"]]
+
+
+def test_rows_come_in_the_order_asked(tiny_corpus: Path) -> None:
+    corpus = CorpusSplit(tiny_corpus, "train")
+    wanted = np.array([501, 0, 499, 500, corpus.num_rows - 1, 0])
+
+    input_ids, lengths = corpus.read(wanted)
+
+    for index, row in enumerate(wanted):
+        one_ids, one_length = corpus.read(np.array([row]))
+        assert (input_ids[index] == one_ids[0]).all()
+        assert lengths[index] == one_length[0]
+
+
+def test_only_padding_follows_a_rows_tokens(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
+    for split in ("train", "valid"):
+        corpus = CorpusSplit(tiny_corpus, split)
+        input_ids, lengths = corpus.read(np.arange(corpus.num_rows))
+        is_real = np.arange(corpus.sequence_length) < lengths[:, None]
+
+        assert ((input_ids != vocabulary.pad_id) == is_real).all()
+
+
+def test_changing_what_was_read_changes_no_row(tiny_corpus: Path) -> None:
+    corpus = CorpusSplit(tiny_corpus, "train")
+    input_ids, _ = corpus.read(np.array([0]))
+    before = input_ids.copy()
+
+    input_ids[:] = 0
+
+    assert (corpus.read(np.array([0]))[0] == before).all()
+
+
+def write_numbered_corpus(directory: Path, rows_per_shard: list[int]) -> Manifest:
+    """A corpus whose row i holds i in every place and has i % 8 + 1 tokens, in one or two pieces."""
+    shards, row = [], 0
+    for index, count in enumerate(rows_per_shard):
+        name = shard_name("train", index, len(rows_per_shard))
+        writer = ShardWriter(directory / name, 8, np.dtype(np.uint16))
+        for _ in range(count):
+            length = row % 8 + 1
+            writer.add(np.full(8, row, dtype=np.uint16), [length] if length < 3 else [2, length - 2])
+            row += 1
+        writer.close()
+        shards.append(ShardInfo(name=name, split="train", rows=count, bytes=0, sha256=""))
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        sequence_length=8,
+        token_dtype="uint16",
+        vocab_size=10_000,
+        tokenizer_sha256="",
+        train_tokens=0,
+        valid_tokens=0,
+        documents=DocumentCounts(read=0, train=0, valid=0, duplicates=0, dropped={}),
+        inputs=[],
+        shards=shards,
+        settings={},
+        command="",
+        versions={},
+    )
+
+
+def test_rows_are_found_across_shards_and_record_batches(tmp_path: Path) -> None:
+    manifest = write_numbered_corpus(tmp_path, [2100, 1, 1024, 5])
+
+    corpus = CorpusSplit(tmp_path, "train", manifest)
+
+    assert corpus.num_rows == 3130
+    rows = np.arange(3130)[::-1]
+    input_ids, lengths = corpus.read(rows)
+    assert (input_ids == rows[:, None]).all()
+    assert (lengths == rows % 8 + 1).all()
+
+
+def test_tokens_are_counted_in_all_shards(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
+    corpus = CorpusSplit(tiny_corpus, "train")
+
+    counts = corpus.token_counts(vocabulary.size)
+
+    input_ids, _ = corpus.read(np.arange(corpus.num_rows))
+    assert counts.tolist() == np.bincount(input_ids.ravel(), minlength=vocabulary.size).tolist()
+
+
+def test_missing_shard_is_named(corpus_copy: Path) -> None:
+    shard = read_manifest(corpus_copy).shards_of("train")[1].name
+    (corpus_copy / shard).unlink()
+
+    with pytest.raises(DataError, match=f"{shard}.*missing"):
+        CorpusSplit(corpus_copy, "train")
+
+
+def test_unreadable_shard_is_named(corpus_copy: Path) -> None:
+    shard = read_manifest(corpus_copy).shards_of("valid")[0].name
+    (corpus_copy / shard).write_bytes(b"not arrow")
+
+    with pytest.raises(DataError, match=shard):
+        CorpusSplit(corpus_copy, "valid")
+
+
+def test_shard_with_other_rows_than_its_manifest_says_is_named(corpus_copy: Path) -> None:
+    shards = read_manifest(corpus_copy).shards_of("train")
+    shutil.copy(corpus_copy / shards[0].name, corpus_copy / shards[-1].name)
+
+    with pytest.raises(DataError, match=f"{shards[-1].name}.*rows.*{shards[-1].rows}"):
+        CorpusSplit(corpus_copy, "train")
+
+
+def test_vocabulary_knows_the_special_tokens(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
+    tokens = json.loads((tiny_corpus / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = {token["content"]: token["id"] for token in tokens["added_tokens"]}
+
+    assert vocabulary.size == read_manifest(tiny_corpus).vocab_size
+    assert vocabulary.cls_id == ids["<s>"]
+    assert vocabulary.sep_id == ids["</s>"]
+    assert vocabulary.pad_id == ids["<pad>"]
+    assert vocabulary.mask_id == ids["<mask>"]
+    assert set(vocabulary.special_ids) == set(ids.values())
+
+
+def test_ordinary_ids_are_all_but_the_special_ones(vocabulary: Vocabulary) -> None:
+    ordinary = vocabulary.ordinary_ids()
+
+    assert set(ordinary.tolist()) == set(range(vocabulary.size)) - set(vocabulary.special_ids)
+    assert (np.diff(ordinary) > 0).all()
+
+
+def test_tokenizer_without_a_mask_token_is_refused(corpus_copy: Path) -> None:
+    path = corpus_copy / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["mask_token"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+    with pytest.raises(DataError, match="mask_token"):
+        read_vocabulary(corpus_copy)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_tokenizer_is_named(corpus_copy: Path, name: str) -> None:
+    path = corpus_copy / "tokenizer" / name
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
+
+    with pytest.raises(DataError, match="tokenizer"):
+        read_vocabulary(corpus_copy)
