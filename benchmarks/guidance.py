@@ -91,9 +91,11 @@ class Contestant:
         section = ModelSection(
             num_layers=layers, hidden_size=hidden, num_heads=heads, intermediate_size=4 * hidden
         )
-        precision = "bf16" if on_cuda else "fp32"
         train = TrainSection(
-            global_batch_size=rows, micro_batch_size=rows, deepspeed="zero0", precision=precision
+            global_batch_size=rows,
+            micro_batch_size=rows,
+            deepspeed="zero0",
+            precision="bf16" if on_cuda else "fp32",
         )
         recipe = Recipe(run_dir="", corpus="", model=section, train=train, objective=ObjectiveSection())
         vocabulary = Vocabulary(

@@ -11,7 +11,7 @@ Fields of a line with kind "train", over the steps since the line before:
     guidance_error     pattern -> mean squared row error; null if no layer was looked at
     guidance_mass      pattern -> list over layers: mean attention on target; null where not looked at
     learning_rate      in the last step
-    gradient_norm      in the last step, before clipping
+    gradient_norm      in the last step, before clipping; null at ZeRO stage 0 in fp32, where DeepSpeed has none
     tokens_per_second  real tokens, over all processes
     step_seconds       mean
     guidance_share     share of the time spent in the guidance terms, on the main process

@@ -137,6 +137,8 @@ def load_steps(
             batch_size=None,
             num_workers=num_workers,
             pin_memory=pin_memory,
+            # Its own, or starting the loader would draw from the generator that dropout uses.
+            generator=torch.Generator(),
         )
     )
 

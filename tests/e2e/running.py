@@ -50,10 +50,6 @@ def train(recipe: Path, *arguments: str, launcher: str = "none") -> Finished:
     return run_command([*LAUNCHERS[launcher], str(recipe), *arguments])
 
 
-def pipeline(*arguments: str) -> Finished:
-    return run_command([sys.executable, "-m", "pipeline", *arguments])
-
-
 def read_metrics(run_dir: Path, kind: str = "train") -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.__main__ import main
 from pipeline.checkpoint import newest_usable
 from pipeline.weights import read_weights
-from tests.e2e.running import losses, overrides, pipeline, read_metrics, train
+from tests.e2e.running import losses, overrides, read_metrics, train
 
 NUM_STEPS = 20
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
@@ -31,22 +32,22 @@ def recipe(recipe_file) -> Path:
 
 @pytest.fixture(scope="module")
 def one_process(recipe, tmp_path_factory) -> Path:
-    return run(recipe, tmp_path_factory.mktemp("one") / "run", "none", train__deepspeed="zero0")
+    return run(recipe, tmp_path_factory.mktemp("one") / "run", "none", train__deepspeed="zero1")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_train_as_one(recipe, one_process, tmp_path, stage):
+def test_two_processes_train_as_one(recipe, one_process, tmp_path, capsys, stage):
     two = run(recipe, tmp_path / "run", "processes", train__deepspeed=stage)
     expected, found = read_metrics(one_process), read_metrics(two)
     assert losses(two) == pytest.approx(losses(one_process), rel=2e-5)
     # Counts are sums of integers over rows and masks: other rows or masks could not give the same ones.
     assert [line["tokens"] for line in found] == [line["tokens"] for line in expected]
-    for key in ("guidance_loss", "gradient_norm"):
+    # DeepSpeed tells no gradient norm at stage 0 in fp32.
+    for key in ("guidance_loss", "gradient_norm") if stage != "zero0" else ("guidance_loss",):
         assert [line[key] for line in found] == pytest.approx([line[key] for line in expected], rel=1e-3)
 
-    exported = pipeline("export", str(two))
-    assert exported.code == 0, exported.output
-    assert "same logits as the run" in exported.output
+    assert main(["export", str(two)]) == 0
+    assert "same logits as the run" in capsys.readouterr().out
     assert_same_weights(one_process, two)
 
 
@@ -57,11 +58,11 @@ def assert_same_weights(run_dir: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, weights[name], rtol=1e-2, atol=2e-4, msg=name)
 
 
-def test_bf16_learns(recipe, tmp_path):
+def test_bf16_follows_fp32(recipe, one_process, tmp_path):
     run_dir = run(recipe, tmp_path / "run", "processes", train__precision="bf16", train__deepspeed="zero2")
-    assert losses(run_dir)[-1] < losses(run_dir)[0] - 0.2
-    exported = pipeline("export", str(run_dir))
-    assert exported.code == 0, exported.output
+    assert losses(run_dir) == pytest.approx(losses(one_process), rel=5e-3)
+    assert losses(run_dir) != losses(one_process)
+    assert main(["export", str(run_dir)]) == 0
 
 
 def test_activation_checkpointing_changes_nothing(recipe, one_process, tmp_path):

@@ -264,5 +264,5 @@ def test_family_that_cannot_be_tapped_is_refused() -> None:
     config = AutoConfig.for_model("distilbert", vocab_size=97, n_layers=2, n_heads=4, dim=32, hidden_dim=64)
     model = AutoModelForMaskedLM.from_config(config)
 
-    with pytest.raises(ValueError, match="DistilBertForMaskedLM.*not supported"):
+    with pytest.raises(ValueError, match=r"DistilBertForMaskedLM.*not supported"):
         install_tap(model, Recorder())

@@ -1,0 +1,205 @@
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.distributed import Cluster
+from pipeline.guidance.patterns import assign_heads
+from pipeline.metrics import MetricsLog, WindowSums
+
+GROUPS = assign_heads({"next": 2, "first": 1})
+VALID = torch.tensor([10.0, 10.0, 12.0], dtype=torch.float64)
+
+
+def make_window() -> WindowSums:
+    return WindowSums(num_layers=3, num_heads=3, device=torch.device("cpu"))
+
+
+def add_step(window: WindowSums, scale: float = 1.0) -> None:
+    """A step of two micro-batches that looks at layers 0 and 2."""
+    for _ in range(2):
+        window.add(loss=torch.tensor(6.0 * scale), correct=torch.tensor(1), guidance_loss=0.25)
+        errors = scale * torch.tensor([[2.0, 4.0, 6.0], [1.0, 1.0, 3.0]])
+        window.add_guidance((0, 2), errors, errors / 2, VALID)
+    window.add(predicted=8, tokens=100, steps=1)
+
+
+@dataclass(frozen=True)
+class TwoAlike(Cluster):
+    """Two processes that have counted the same."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values.mul_(2)
+
+
+# Sums of a window
+
+
+def test_totals_are_means_over_what_was_added(alone: Cluster) -> None:
+    window = make_window()
+    add_step(window)
+    add_step(window, scale=3.0)
+
+    totals = window.take(alone, GROUPS)
+
+    assert totals["loss"] == pytest.approx((2 * 6 + 2 * 18) / 16)
+    assert totals["accuracy"] == pytest.approx(4 / 16)
+    assert totals["tokens"] == 200
+    assert totals["steps"] == 2
+    assert totals["guidance_loss"] == pytest.approx(0.5)  # per step: both micro-batches add to it
+    # Heads 0 and 1 in layers 0 and 2, each added twice at scale 1 and twice at scale 3.
+    assert totals["guidance_error"] == {
+        "next": pytest.approx(8 * (2 + 4 + 1 + 1) / (4 * 4 * 10)),
+        "first": pytest.approx(8 * (6 + 3) / (4 * 2 * 12)),
+    }
+    assert totals["guidance_mass"]["next"] == [
+        pytest.approx(8 * 3 / (4 * 2 * 10)),
+        None,
+        pytest.approx(8 * 1 / (4 * 2 * 10)),
+    ]
+    assert totals["guidance_mass"]["first"][1] is None
+
+
+def test_taking_begins_a_new_window(alone: Cluster) -> None:
+    window = make_window()
+    add_step(window, scale=100.0)
+    window.take(alone, GROUPS)
+    add_step(window)
+
+    assert window.take(alone, GROUPS)["loss"] == pytest.approx(12 / 8)
+
+
+def test_processes_are_summed() -> None:
+    window, doubled = make_window(), make_window()
+    add_step(window)
+    add_step(doubled)
+    cpu = torch.device("cpu")
+
+    one = window.take(Cluster(0, 0, 1, cpu), GROUPS)
+    both = doubled.take(TwoAlike(0, 0, 2, cpu), GROUPS)
+
+    assert both["tokens"] == 2 * one["tokens"]
+    assert both["steps"] == one["steps"]
+    assert both["guidance_loss"] == pytest.approx(2 * one["guidance_loss"])  # each has a share of the sum
+    for name in ("loss", "accuracy", "guidance_error", "guidance_mass"):
+        assert both[name] == one[name]
+
+
+def test_window_without_guidance_has_no_errors(alone: Cluster) -> None:
+    window = make_window()
+    window.add(loss=1.0, predicted=2, steps=1, tokens=3, correct=0)
+
+    totals = window.take(alone, GROUPS)
+
+    assert totals["guidance_error"] == {"next": None, "first": None}
+    assert totals["guidance_mass"]["next"] == [None, None, None]
+    assert totals["guidance_loss"] == 0.0
+
+
+def test_empty_window_has_no_loss(alone: Cluster) -> None:
+    assert math.isnan(make_window().take(alone, [])["loss"])
+
+
+def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> None:
+    whole, first = make_window(), make_window()
+    add_step(whole)
+    add_step(first)
+    torch.save(first.state(), tmp_path / "state.pt")
+    resumed = make_window()
+    resumed.restore(torch.load(tmp_path / "state.pt"))
+
+    add_step(whole, scale=2.0)
+    add_step(resumed, scale=2.0)
+
+    assert resumed.take(alone, GROUPS) == whole.take(alone, GROUPS)
+
+
+def test_sums_hold_no_graph() -> None:
+    window = make_window()
+    value = torch.ones(2, 3, requires_grad=True)
+
+    window.add(loss=value.sum())
+    window.add_guidance((0, 1), value, value, VALID)
+
+    assert not window.counters.requires_grad
+    assert not window.by_head.requires_grad
+
+
+# The log
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, first_step: int, steps: list[int], tensorboard: Path | None = None) -> None:
+    log = MetricsLog(path, tensorboard, first_step)
+    for step in steps:
+        log.write("train", {"step": step, "loss": 1.0 / step, "mass": {"next": [0.5, None]}})
+    log.close()
+
+
+def test_line_says_its_kind_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, 0, [1])
+
+    line = json.loads(path.read_text(encoding="utf-8"))
+
+    assert line["kind"] == "train"
+    assert line["time"].endswith("+00:00")
+    assert (line["step"], line["loss"]) == (1, 1.0)
+
+
+def test_lines_are_on_disk_as_soon_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, None, 0)
+
+    log.write("train", {"step": 1})
+
+    assert steps_in(path) == [1]
+    log.close()
+
+
+def test_continuing_drops_the_lines_of_steps_that_are_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, 0, [2, 4, 6, 8])
+
+    write_lines(path, 4, [6])
+
+    assert steps_in(path) == [2, 4, 6]
+
+
+def test_continuing_drops_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, 0, [2, 4])
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+
+    write_lines(path, 4, [6])
+
+    assert steps_in(path) == [2, 6]
+
+
+def test_lines_are_strict_json_even_when_a_loss_is_not_a_number(tmp_path: Path) -> None:
+    """NaN is no JSON: most readers outside Python refuse the whole file."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, None, 0)
+    log.write("train", {"step": 1, "loss": math.nan})
+    log.close()
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)["step"] == 1
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_lines(tmp_path / "metrics.jsonl", 0, [1, 2], tensorboard=tmp_path / "events")
+
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/mass/next/00"}
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1.0), (2, 0.5)]

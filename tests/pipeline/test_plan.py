@@ -1,0 +1,124 @@
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.format import read_manifest
+from pipeline.build import Corpus
+from pipeline.config.checks import World
+from pipeline.config.schema import Recipe
+from pipeline.model import build_model
+from pipeline.plan import make_plan, print_plan
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def plan(recipe: Recipe, world_size: int = 4) -> dict[str, Any]:
+    return make_plan(recipe, World(world_size=world_size, on_cuda=False))
+
+
+def memory(recipe: Recipe, world_size: int = 4) -> dict[str, Any]:
+    return plan(recipe, world_size)["memory_bytes_per_process"]
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "modernbert"])
+def test_parameters_are_those_of_the_real_model(make_recipe: MakeRecipe, family: str) -> None:
+    recipe = make_recipe({"model.family": family})
+    corpus = Corpus.open(recipe.corpus)
+    model = build_model(recipe.model, corpus.vocabulary, corpus.manifest.sequence_length, 0)
+
+    found = plan(recipe)
+
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["embedding_parameters"] == model.get_input_embeddings().weight.numel()
+
+
+def test_run_in_numbers(make_recipe: MakeRecipe, tiny_corpus: Path) -> None:
+    manifest = read_manifest(tiny_corpus)
+    rows = sum(shard.rows for shard in manifest.shards_of("train"))
+
+    found = plan(make_recipe({"train.num_steps": 1000, "train.global_batch_size": 16}))
+
+    assert found["epochs"] == pytest.approx(16_000 / rows)
+    assert found["tokens"] == pytest.approx(16_000 / rows * manifest.train_tokens, rel=1e-6)
+    assert found["tokens_per_step"] * 1000 == pytest.approx(found["tokens"], rel=0.01)
+    assert found["sequence_length"] == 32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_zero_stage_divides_one_part_more(make_recipe: MakeRecipe, precision: str) -> None:
+    by_stage = [
+        memory(make_recipe({"train.deepspeed": f"zero{stage}", "train.precision": precision}))
+        for stage in range(4)
+    ]
+
+    for before, after in pairwise(by_stage):
+        for part in ("weights", "gradients", "optimizer", "on_device"):
+            assert after[part] <= before[part], part
+        assert after["on_device"] < before["on_device"]
+    for stage, part in [(1, "optimizer"), (2, "gradients"), (3, "weights")]:
+        assert by_stage[stage][part] < by_stage[stage - 1][part]
+        assert by_stage[3][part] == by_stage[stage][part]
+
+
+def test_sixteen_bytes_per_parameter_in_mixed_precision(make_recipe: MakeRecipe) -> None:
+    """2 for weights, 2 for gradients, 12 for master weights and two moments (ZeRO paper, section 3.1)."""
+    recipe = make_recipe({"train.precision": "bf16", "train.deepspeed": "zero3"})
+    alone, found = memory(recipe, world_size=1), plan(recipe, world_size=1)
+
+    states = alone["weights"] + alone["gradients"] + alone["optimizer"]
+    assert states == 16 * found["parameters"]
+    four = memory(recipe, world_size=4)
+    assert four["weights"] + four["gradients"] + four["optimizer"] == pytest.approx(states / 4, abs=4)
+
+
+def test_offloading_moves_the_optimizer_to_host_memory(make_recipe: MakeRecipe) -> None:
+    on_device = memory(make_recipe({"train.deepspeed": "zero2"}))
+    offloaded = memory(make_recipe({"train.deepspeed": "zero2_offload"}))
+
+    assert offloaded["optimizer_in_host_memory"]
+    assert offloaded["on_device"] == on_device["on_device"] - on_device["optimizer"]
+
+
+def test_checkpointing_and_smaller_micro_batches_save_activations(make_recipe: MakeRecipe) -> None:
+    plain = memory(make_recipe({"model.num_layers": 8}))
+    checkpointed = memory(make_recipe({"model.num_layers": 8, "train.activation_checkpointing": True}))
+    smaller = memory(make_recipe({"model.num_layers": 8, "train.micro_batch_size": 2}))
+
+    assert checkpointed["activations"] < plain["activations"] / 2
+    assert smaller["activations"] == plain["activations"] / 2
+    assert smaller["logits"] < plain["logits"]
+    assert smaller["weights"] == plain["weights"]
+
+
+def test_guidance_costs_memory_only_where_it_is_used(make_recipe: MakeRecipe) -> None:
+    assert memory(make_recipe())["guidance"] > 0
+    assert memory(make_recipe({"guidance.weight": 0}))["guidance"] == 0
+    assert memory(make_recipe({"guidance.heads": {}}))["guidance"] == 0
+
+
+def test_plan_is_printed_as_one_json_object(
+    tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_plan(str(write_recipe(tiny_recipe())), ["train.num_steps=77"], 2, as_json=True)
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["steps"], found["processes"]) == (77, 2)
+    config = found["deepspeed_config"]
+    assert (
+        config["train_batch_size"]
+        == config["train_micro_batch_size_per_gpu"] * 2 * (config["gradient_accumulation_steps"])
+    )
+
+
+def test_plan_is_printed_for_people(
+    tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_plan(str(write_recipe(tiny_recipe())), [], 1, as_json=False)
+
+    text = capsys.readouterr().out
+    assert "parameters" in text
+    assert "memory per process, estimated (GiB)" in text
