@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from data_prep.format import TOKENIZER_NAME
 from pipeline.data.batches import evaluation_batches
@@ -44,12 +45,14 @@ def export_run(path: str, out: str | None) -> Path:
 
 
 def _write(trained: TrainedRun, directory: Path) -> None:
+    disable_progress_bar()
     trained.module.model.save_pretrained(str(directory))
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(trained.corpus.path / TOKENIZER_NAME), local_files_only=True
-    )
+    source = trained.corpus.path / TOKENIZER_NAME
+    tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=True)
     tokenizer.model_max_length = usable_positions(trained.module.model.config)
     tokenizer.save_pretrained(str(directory))
+    # The same bytes, not the same content written anew: their hash is the tokenizer's identity.
+    shutil.copyfile(source / "tokenizer.json", directory / "tokenizer.json")
 
 
 @torch.no_grad()

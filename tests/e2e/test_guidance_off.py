@@ -2,6 +2,7 @@
 
 import torch
 
+from pipeline.__main__ import main
 from pipeline.checkpoint import newest_usable
 from pipeline.weights import read_weights
 from tests.e2e.running import losses, overrides, read_metrics, train
@@ -27,14 +28,12 @@ def test_weight_zero_equals_no_guidance_bit_for_bit(recipe_file, tmp_path):
         assert torch.equal(tensor, weights["zero"][key]), key
 
 
-def test_bert_and_modernbert_train_and_export_and_start_from_a_checkpoint(recipe_file, tmp_path):
+def test_bert_and_modernbert_train_and_an_export_is_a_start(recipe_file, tmp_path):
     for family in ("bert", "modernbert"):
         recipe = recipe_file(model={"family": family}, train={"num_steps": 3})
         run_dir = tmp_path / family
         finished = train(recipe, *overrides(run_dir=run_dir))
         assert finished.code == 0, finished.output
-    from pipeline.__main__ import main
-
     assert main(["export", str(tmp_path / "bert")]) == 0
     onward = recipe_file(model=None, train={"num_steps": 2})
     settings = overrides(run_dir=tmp_path / "onward", model__checkpoint=tmp_path / "bert" / "export")
