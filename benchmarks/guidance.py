@@ -14,11 +14,12 @@ process's resident set on CPU, where each way is measured in a process of its ow
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ WAYS = ("none", "sampled", "all", "published")
 _HEADS = {"next": 1, "previous": 1, "first": 2}
 _LAYERS_PER_STEP = 2
 _PRESETS = {  # layers, hidden size, heads, vocabulary, tokens per step
-    "small": (8, 256, 8, 8192, 4096),
+    "small": (8, 256, 8, 8192, 2048),
     "base": (12, 768, 12, 50368, 65536),
 }
 
@@ -154,17 +155,25 @@ def peak_memory_mib(way: str, preset: str, length: int, cluster: Cluster) -> flo
         contestant.step()
     if on_cuda:
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resident_peak_mib()
+
+
+def resident_peak_mib() -> float:
+    """High-water mark of this program's resident set (getrusage's would begin at the parent's)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def measure_memory(preset: str, length: int) -> dict[str, float]:
     """Peak memory of each way, each in a fresh process."""
+    # A process group of its own, not this process's.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MASTER_")}
     peaks = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.guidance", "--preset", preset]
         command += ["--lengths", str(length), "--memory-of", way]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[way] = float(printed.splitlines()[-1])
+        finished = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        peaks[way] = float(finished.stdout.splitlines()[-1])
     return peaks
 
 
@@ -201,7 +210,7 @@ def main() -> int:
     )
     parser.add_argument("--preset", choices=_PRESETS, help="default: small on CPU, base on CUDA")
     parser.add_argument("--lengths", default="128,512")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     cluster = Cluster.from_environment()

@@ -133,7 +133,7 @@ def test_manifest_of_another_step_is_damage(tmp_path: Path) -> None:
 
 
 def test_newest_whole_checkpoint_is_used(tmp_path: Path) -> None:
-    for step in (5, 100_000_000, 20):
+    for step in (5, 100_000_000, 99_999_999):
         make_checkpoint(tmp_path, step)
 
     chosen, damaged = newest_usable(tmp_path)
@@ -330,11 +330,12 @@ def test_loading_something_else_is_an_error(
 ) -> None:
     """DeepSpeed only warns when it finds nothing to load."""
     path = save(alone, tmp_path, 20)
-    loaded = (None, {}) if problem == "nothing loaded" else ("x", {})
-    monkeypatch.setattr(FakeEngine, "load_checkpoint", lambda *_args, **_kwargs: loaded)
+    engine = FakeEngine()
+    loaded, engine.global_steps = (None, 20) if problem == "nothing loaded" else ("x", 10)
+    monkeypatch.setattr(engine, "load_checkpoint", lambda *_args, **_kwargs: (loaded, {}))
 
     with pytest.raises(CheckpointError, match="step-00000020"):
-        load_checkpoint(alone, FakeEngine(), path)
+        load_checkpoint(alone, engine, path)
 
 
 def test_random_state_comes_back() -> None:

@@ -111,13 +111,17 @@ def test_every_division_of_work_trains_the_same_rows_and_masks(
 
 
 @given(st.integers(1, 60), st.integers(0, 100))
-def test_a_step_holds_the_rows_of_the_global_order(num_rows: int, step: int) -> None:
+def test_a_step_holds_the_rows_of_the_global_order_each_masked_as_in_its_epoch(
+    num_rows: int, step: int
+) -> None:
     batcher = memory_batcher(num_rows)
 
-    trained = step_of_all_ranks(batcher, step, 6, world_size=3, micro_batch=1)
+    trained = step_of_all_ranks(batcher, step, 6, world_size=3, micro_batch=2)
 
-    rows, _ = rows_of_step(step, 6, num_rows, 0)
+    rows, epochs = rows_of_step(step, 6, num_rows, 0)
     assert [tokens[0] - 100 for tokens, _, _ in trained] == rows.tolist()
+    one_by_one = [batcher.batch(np.array([row]), int(epoch)) for row, epoch in zip(rows, epochs)]
+    assert trained == examples(one_by_one)
 
 
 def test_a_row_is_masked_anew_in_the_next_epoch() -> None:

@@ -174,10 +174,9 @@ def test_saturated_rows_and_huge_scores(spread: float) -> None:
     fast, dense = run_fast(attention, MIX), run_dense(attention, MIX)
 
     assert all(torch.isfinite(values).all() for values in fast)
-    assert_equal_to_rounding(fast[:2], dense[:2], tolerance=1e-4 if spread > 100 else 1e-5)
-    for found, expected in zip(fast[2:], dense[2:]):
-        # A score of 1e4 itself has an error of 1e-3 in float32; the gradient has it with the scores.
-        assert (found - expected).norm() <= 5e-3 * expected.norm() + 1e-5
+    assert_equal_to_rounding(fast[:2], dense[:2])
+    # A score of 1e4 has itself an error of 1e-3 in float32, and the few unsaturated rows have it with it.
+    assert_equal_to_rounding(fast[2:], dense[2:], tolerance=2e-5 if spread < 3000 else 2e-4)
 
 
 @pytest.mark.parametrize("target", ["next", "first"])
