@@ -13,6 +13,7 @@ stream form (rather than the random-access "file" form) is the one `datasets.Dat
 memory-mapped, its buffers are used where they lie.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,11 @@ class Manifest(_Strict):
     def shards_of(self, split: Split) -> list[ShardInfo]:
         """The split's shards in file order."""
         return [shard for shard in self.shards if shard.split == split]
+
+    def content_sha256(self) -> str:
+        """Identity of the rows: of the tokenizer and of every shard, wherever and whenever they were made."""
+        parts = [self.tokenizer_sha256, *(shard.sha256 for shard in self.shards)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

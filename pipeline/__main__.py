@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data_prep.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE
 from pipeline.errors import EXIT_STOPPED, UserError
@@ -14,6 +14,10 @@ from pipeline.errors import EXIT_STOPPED, UserError
 
 class _Parser(argparse.ArgumentParser):
     """Usage mistakes end with sysexits' code and are told by one process only."""
+
+    def __init__(self, **settings: Any) -> None:
+        # What is not written out in full could not be taken out again for the processes started.
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
@@ -37,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     train.add_argument(
         "--processes",
-        type=int,
+        type=_positive,
         metavar="N",
         help="start N processes on this machine (one per GPU); leave it out under torchrun or deepspeed",
     )
@@ -46,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--accept-changes", action="store_true", help="resume although the recipe differs from the run's"
     )
     train.add_argument(
-        "--stop-at", type=int, metavar="STEP", help="save and stop after this step (exit code 75)"
+        "--stop-at", type=_positive, metavar="STEP", help="save and stop after this step (exit code 75)"
     )
     train.set_defaults(action=_train)
 
@@ -57,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_recipe(plan)
     plan.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="number of GPUs to plan for (default 1)"
+        "--processes", type=_positive, default=1, metavar="N", help="number of GPUs to plan for (default 1)"
     )
     plan.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     plan.set_defaults(action=_plan)
@@ -68,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Evaluate the newest good checkpoint on the held-out rows; writes RUN/evaluation.json.",
     )
     _add_run(evaluate)
-    evaluate.add_argument("--max-rows", type=int, metavar="N", help="use only the first N held-out rows")
+    evaluate.add_argument(
+        "--max-rows", type=_positive, metavar="N", help="use only the first N held-out rows"
+    )
     evaluate.set_defaults(action=_evaluate)
 
     export = commands.add_parser(
@@ -92,6 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="the run_dir of a recipe that was trained")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, write 1 or more")
+    return number
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:

@@ -93,7 +93,7 @@ def find_damage(path: Path) -> Damage | None:
         return Damage(path, [f"{MANIFEST_NAME} is missing"])
     except (OSError, ValidationError, UnicodeDecodeError):
         return Damage(path, [f"{MANIFEST_NAME} is not readable"])
-    reasons = []
+    reasons = [] if manifest.step == step_of(path) else [f"{MANIFEST_NAME} is that of step {manifest.step}"]
     for name, expected in manifest.files.items():
         file = path / name
         if not file.is_file():
@@ -155,7 +155,16 @@ def save_checkpoint(
     cluster.on_main(lambda: _clear(partial))
     problem = _write_files(engine, partial, cluster.rank, state)
     _raise_together(cluster, problem)
-    manifest = _hash_together(cluster, partial, step, zero_stage)
+    # One process lists the files: on a network file system the others may not see them all yet.
+    names = cluster.on_main(lambda: _list_files(partial))
+    files, problem = _hash_share(partial, names[cluster.rank :: cluster.world_size])
+    _raise_together(cluster, problem)
+    manifest = CheckpointManifest(
+        step=step,
+        world_size=cluster.world_size,
+        zero_stage=zero_stage,
+        files=dict(sorted(item for share in cluster.gather(files) for item in share.items())),
+    )
     return cluster.on_main(lambda: _publish(directory, partial, manifest))
 
 
@@ -220,17 +229,21 @@ def _raise_together(cluster: Cluster, problem: str | None) -> None:
         raise CheckpointError("\n".join(problems))
 
 
-def _hash_together(cluster: Cluster, partial: Path, step: int, zero_stage: int) -> CheckpointManifest:
-    """Each process hashes and syncs its share of the files."""
-    names = sorted(str(file.relative_to(partial)) for file in partial.rglob("*") if file.is_file())
-    mine = {}
-    for name in names[cluster.rank :: cluster.world_size]:
-        sync_file(partial / name)
-        mine[name] = CheckpointFile(bytes=(partial / name).stat().st_size, sha256=sha256_file(partial / name))
-    files = {name: file for share in cluster.gather(mine) for name, file in share.items()}
-    return CheckpointManifest(
-        step=step, world_size=cluster.world_size, zero_stage=zero_stage, files=dict(sorted(files.items()))
-    )
+def _list_files(partial: Path) -> list[str]:
+    return sorted(str(file.relative_to(partial)) for file in partial.rglob("*") if file.is_file())
+
+
+def _hash_share(partial: Path, names: list[str]) -> tuple[dict[str, CheckpointFile], str | None]:
+    """Sync and hash some of the files; the second value says what went wrong."""
+    files = {}
+    try:
+        for name in names:
+            path = partial / name
+            sync_file(path)
+            files[name] = CheckpointFile(bytes=path.stat().st_size, sha256=sha256_file(path))
+    except OSError as error:
+        return {}, f"cannot read back the checkpoint {partial}: {error}"
+    return files, None
 
 
 def _publish(directory: Path, partial: Path, manifest: CheckpointManifest) -> Path:

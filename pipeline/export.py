@@ -34,7 +34,7 @@ def export_run(path: str, out: str | None) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     _write(trained, partial)
     difference = _largest_difference(trained, partial)
-    if difference > 0.0:
+    if not difference <= 0.0:  # also when it is not a number
         raise CheckpointError(f"the exported model's logits differ from the run's by up to {difference:g}")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

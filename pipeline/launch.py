@@ -24,8 +24,6 @@ def launch_copies(num_processes: int) -> int:
     Stop signals are passed on. When one process fails the others get a moment to end by themselves and
     are then stopped: none is left waiting in a collective.
     """
-    if num_processes < 1:
-        raise UsageError(f"--processes {num_processes}: write 1 or more")
     if "WORLD_SIZE" in os.environ:
         raise UsageError("--processes: a launcher has already started this process; leave the option out")
     command = [sys.executable, "-m", "pipeline", *_without_option(sys.argv[1:], "--processes")]

@@ -8,8 +8,9 @@ from pipeline.config.schema import Recipe
 def learning_rate_at(recipe: Recipe, step: int) -> float:
     """Learning rate of a step; steps count from 0.
 
-    Linear warm-up over `schedule.warmup`, then linear or cosine to `final_ratio` of the peak at the last
-    step, or constant and linear over the last `schedule.decay` (wsd: warm-up, stable, decay).
+    Linear warm-up over `schedule.warmup`, then linear or cosine towards `final_ratio` of the peak, which the
+    step after the last would have, or constant and linear over the last `schedule.decay` (wsd: warm-up,
+    stable, decay).
     """
     schedule, num_steps = recipe.schedule, recipe.train.num_steps
     peak = recipe.optimizer.learning_rate

@@ -11,13 +11,13 @@ Fields of a line with kind "train", over the steps since the line before:
     guidance_error     pattern -> mean squared row error; null if no layer was looked at
     guidance_mass      pattern -> list over layers: mean attention on target; null where not looked at
     learning_rate      in the last step
-    gradient_norm      in the last step, before clipping; null at ZeRO stage 0 in fp32, where DeepSpeed has none
+    gradient_norm      in the last step, before clipping; null at ZeRO stage 0 in fp32 (DeepSpeed has none)
     tokens_per_second  real tokens, over all processes
     step_seconds       mean
     guidance_share     share of the time spent in the guidance terms, on the main process
     loader_share       share of the time spent waiting for batches, on the main process
 Fields with kind "valid": step, loss, perplexity, accuracy, guidance_error, guidance_mass, seconds.
-Every line also has "time" (UTC).
+Every line also has "time" (UTC). A number that is not finite is written as null.
 """
 
 import json
@@ -117,7 +117,7 @@ class MetricsLog:
     def write(self, kind: str, line: dict[str, Any]) -> None:
         """Append a line."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps({"kind": kind, "time": now, **line}) + "\n")
+        self._file.write(json.dumps(_finite({"kind": kind, "time": now, **line}), allow_nan=False) + "\n")
         if self._writer is not None:
             for name, value in _flatten(line):
                 self._writer.add_scalar(f"{kind}/{name}", value, line["step"])
@@ -127,6 +127,15 @@ class MetricsLog:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:

@@ -13,15 +13,6 @@ _DROPOUT_KEYS = {  # a family's names for the recipe's (dropout, attention_dropo
     "roberta": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
     "modernbert": (["embedding_dropout", "mlp_dropout"], "attention_dropout"),
 }
-_SIZE_KEYS = (
-    "family",
-    "num_layers",
-    "hidden_size",
-    "num_heads",
-    "intermediate_size",
-    "max_positions",
-    "options",
-)
 
 
 def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length: int) -> PretrainedConfig:
@@ -93,9 +84,9 @@ def build_model(
         return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
 
 
-def sizes_set_beside_checkpoint(section: ModelSection) -> list[str]:
-    """Size keys written in the recipe although the checkpoint decides them."""
-    return [key for key in _SIZE_KEYS if section.checkpoint is not None and key in section.model_fields_set]
+def settings_beside_checkpoint(section: ModelSection) -> list[str]:
+    """Keys written in the recipe although the checkpoint decides them."""
+    return sorted(section.model_fields_set - {"checkpoint"}) if section.checkpoint is not None else []
 
 
 def has_safetensors(checkpoint: Path) -> bool:

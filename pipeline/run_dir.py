@@ -8,6 +8,7 @@ events.jsonl       one line per event: start, resume, checkpoint, signal, stop, 
 tensorboard/  report/  export/  evaluation.json
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -22,12 +23,12 @@ from typing import Any
 import torch
 import yaml
 
-from data_prep.files import sha256_file, write_atomically, write_json_atomically
-from data_prep.format import MANIFEST_NAME
+from data_prep.files import write_atomically, write_json_atomically
+from data_prep.format import read_manifest
 from pipeline.config.load import parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.model import sizes_set_beside_checkpoint
+from pipeline.model import settings_beside_checkpoint
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "pyarrow", "numpy")
 
@@ -71,6 +72,16 @@ class RunDir:
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self.path}: {error}") from error
 
+    def replace_recipe(self, recipe: Recipe) -> None:
+        """Put a changed recipe, accepted by the user, in the place of the old one."""
+        write_atomically(self.recipe_file, yaml.safe_dump(_settings_of(recipe), sort_keys=False))
+
+    def read_environment(self) -> dict[str, Any]:
+        """What the run was first started with; empty if the file is gone."""
+        if not self.environment_file.is_file():
+            return {}
+        return json.loads(self.environment_file.read_text(encoding="utf-8"))
+
     def read_recipe(self) -> Recipe:
         """The recipe the run was started with."""
         recipe, problems = parse_recipe(read_settings(self.recipe_file, []))
@@ -82,20 +93,24 @@ class RunDir:
         """Append a line to events.jsonl."""
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": kind, **details}
         with self.events_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            # A last line that a crash cut short must not swallow this one.
+            separator = "" if _ends_in_newline(self.events_file) else "\n"
+            file.write(separator + json.dumps(line) + "\n")
 
     def read_events(self) -> list[dict[str, Any]]:
-        """All events, oldest first; a line cut short by a crash is left out."""
+        """All events, oldest first; lines cut short by a crash are left out."""
         return read_json_lines(self.events_file)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file; an unfinished last line, as a crash leaves it, is left out."""
+    """Objects of a JSON-lines file; lines cut short, as a crash leaves them, are left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    complete = [line for line in lines[:-1] if line]  # what follows the last newline is unfinished
-    return [json.loads(line) for line in complete]
+    objects = []
+    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline is unfinished
+        with contextlib.suppress(ValueError):
+            objects.append(json.loads(line))
+    return objects
 
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
@@ -103,7 +118,9 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     return [
         difference
         for difference in _differences(_settings_of(old), _settings_of(new))
-        if difference[0].split(".")[0] not in ("run_dir", "data", "evaluation", "checkpoint", "logging")
+        # The corpus is compared by content, wherever it lies.
+        if difference[0].split(".")[0]
+        not in ("run_dir", "corpus", "data", "evaluation", "checkpoint", "logging")
         and difference[0] != "train.micro_batch_size"
     ]
 
@@ -119,15 +136,24 @@ def describe_environment(recipe: Recipe, deepspeed_config: dict[str, Any], world
         "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "world_size": world_size,
-        "corpus_manifest_sha256": sha256_file(Path(recipe.corpus) / MANIFEST_NAME),
+        "corpus_sha256": read_manifest(Path(recipe.corpus)).content_sha256(),
         "deepspeed_config": deepspeed_config,
     }
+
+
+def _ends_in_newline(path: Path) -> bool:
+    """Also true of an empty file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read(1) in (b"\n", b"")
 
 
 def _settings_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, without the sizes that a checkpoint decides."""
     settings = recipe.model_dump()
-    if recipe.model.checkpoint is not None and not sizes_set_beside_checkpoint(recipe.model):
+    if recipe.schedule.kind != "wsd":
+        del settings["schedule"]["decay"]  # a recipe may not say it where it has no effect
+    if recipe.model.checkpoint is not None and not settings_beside_checkpoint(recipe.model):
         settings["model"] = {"checkpoint": recipe.model.checkpoint}
     return settings
 
@@ -139,7 +165,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, f"{prefix}{key}.")
             # Heads are given out in the order written.
-            if not found and list(before) != list(after) and before == after:
+            if f"{prefix}{key}" == "guidance.heads" and before == after and list(before) != list(after):
                 found.append((f"{prefix}{key}", list(before), list(after)))
         elif before != after:
             found.append((f"{prefix}{key}", before, after))

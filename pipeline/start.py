@@ -51,8 +51,19 @@ def choose_start(
         raise UsageError(
             f"--fresh: {run.path} holds a run; choose another run_dir, or resume it without --fresh"
         )
+    _compare_corpora(run, environment)
     _compare_recipes(run, recipe, options.accept_changes)
     return _resume(run, environment["world_size"], zero_stage)
+
+
+def _compare_corpora(run: RunDir, environment: dict[str, Any]) -> None:
+    """Rows of another corpus have other numbers: some would be seen twice and others never."""
+    before, now = run.read_environment().get("corpus_sha256"), environment.get("corpus_sha256")
+    if before != now:
+        raise RecipeError(
+            f"corpus: its rows are not those {run.path} was started with (content {str(now)[:12]}, "
+            f"the run has {str(before)[:12]}); put the original back or choose another run_dir"
+        )
 
 
 def _compare_recipes(run: RunDir, recipe: Recipe, accept_changes: bool) -> None:
@@ -67,6 +78,7 @@ def _compare_recipes(run: RunDir, recipe: Recipe, accept_changes: bool) -> None:
             + "take the values back, choose another run_dir, or go on with the new ones by --accept-changes"
         )
     run.add_event("recipe changed", changes=listed)
+    run.replace_recipe(recipe)
 
 
 def _resume(run: RunDir, world_size: int, zero_stage: int) -> Start:

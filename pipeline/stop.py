@@ -24,6 +24,6 @@ class StopRequest:
         return self.signal_name is not None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self.signal_name = self.signal_name or signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

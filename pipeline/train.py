@@ -158,7 +158,7 @@ class Trainer:
             self.window.add(loss=loss, correct=correct)
             objective = loss / totals.predicted
             if layers:
-                guidance = weight * (errors / totals.valid_rows).mean()
+                guidance = weight * (errors / totals.valid_rows.clamp(min=1)).mean()
                 objective = objective + guidance
                 rows = self.guide.count_valid(lengths).to(self.cluster.device)
                 self.window.add_guidance(layers, errors, mass, rows)

@@ -40,8 +40,26 @@ def load_trained_run(path: str, device: torch.device) -> TrainedRun:
         raise CheckpointError(f"{run.path} has no checkpoint yet; train it first")
     corpus = Corpus.open(recipe.corpus)
     module = build_pretraining_module(recipe, corpus, device)
-    module.load_state_dict(read_weights(checkpoint), strict=False)
+    _load_all(module, read_weights(checkpoint), checkpoint)
     return TrainedRun(run, recipe, corpus, module.to(device).eval(), step_of(checkpoint))
+
+
+def _load_all(module: PretrainingModule, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
+    """Load weights so that no parameter keeps its initial value.
+
+    A tied parameter is stored under one of its names; loading that name sets it.
+    """
+    module.load_state_dict(weights, strict=False)
+    loaded = {
+        id(parameter)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if name in weights
+    }
+    missing = [name for name, parameter in module.named_parameters() if id(parameter) not in loaded]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint} holds no weights for {', '.join(missing)}: not a checkpoint of this recipe"
+        )
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

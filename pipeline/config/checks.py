@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
 from pipeline.config.deepspeed_json import read_template
@@ -22,7 +23,7 @@ from pipeline.model import (
     attention_reach,
     has_safetensors,
     model_config,
-    sizes_set_beside_checkpoint,
+    settings_beside_checkpoint,
     usable_positions,
 )
 from pipeline.objectives.mlm import SUPPORTED_FAMILIES
@@ -145,7 +146,7 @@ def _open_model(
     recipe: Recipe, manifest: Manifest | None, vocabulary: Vocabulary | None
 ) -> tuple[PretrainedConfig | None, list[Problem]]:
     section, problems = recipe.model, []
-    for key in sizes_set_beside_checkpoint(section):
+    for key in settings_beside_checkpoint(section):
         problems.append(
             Problem((f"model.{key}", "model.checkpoint"), "the checkpoint decides it; remove one of the two")
         )
@@ -174,6 +175,8 @@ def _open_model(
     stand_in = vocabulary or Vocabulary(size=8, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=())
     try:
         config = model_config(section, stand_in, manifest.sequence_length if manifest else 512)
+        with torch.device("meta"):  # builds the model without memory, so that no value fails later
+            AutoModelForMaskedLM.from_config(config)
     except Exception as error:  # transformers raises many kinds here, all about the values given
         return None, [Problem(("model.options", "model.checkpoint"), f"transformers refuses it: {error}")]
     if manifest is not None and vocabulary is not None:
@@ -205,6 +208,11 @@ def _check_model_fits(
             f"{length} or more, or shard the corpus with --length {positions}",
         )
     if recipe.model.checkpoint is None:
+        if config.vocab_size < vocabulary.size:
+            yield Problem(
+                ("model.options.vocab_size", "corpus"),
+                f"{config.vocab_size} is less than the tokenizer's {vocabulary.size} tokens; leave it out",
+            )
         return
     if config.model_type not in SUPPORTED_FAMILIES:
         yield Problem(
@@ -273,5 +281,5 @@ def _check_reach(recipe: Recipe, config: PretrainedConfig, length: int) -> Itera
             yield Problem(
                 ("guidance.layers", f"guidance.heads.{name}"),
                 f"layers {short} attend locally and cannot reach {name!r} in rows of {length} tokens; "
-                f"write layers: {others}",
+                + (f"write layers: {others}" if others else f"no layer can: leave {name!r} out"),
             )

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 
@@ -67,12 +69,12 @@ def read_template(name: str) -> tuple[dict[str, Any], list[Problem]]:
 
 def zero_stage(template: dict[str, Any]) -> int:
     """The ZeRO stage of a template; 0 when it names none."""
-    return int(template.get("zero_optimization", {}).get("stage", 0))
+    return int(_zero_section(template).get("stage", 0))
 
 
 def offloads_optimizer(template: dict[str, Any]) -> bool:
     """Whether optimizer states live in host memory."""
-    return "offload_optimizer" in template.get("zero_optimization", {})
+    return "offload_optimizer" in _zero_section(template)
 
 
 def resolve(recipe: Recipe, template: dict[str, Any], world_size: int, on_cuda: bool) -> dict[str, Any]:
@@ -119,10 +121,34 @@ def _lint(path: Path, template: dict[str, Any]) -> list[Problem]:
                 else "DeepSpeed would ignore it or it is not supported here"
             )
             problems.append(_problem(f"{path} has the key {key!r}; {hint}"))
-    stage = template.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        problems.append(_problem(f"{path}: zero_optimization.stage is {stage!r}; write 0, 1, 2 or 3"))
-    return problems
+    return [*problems, *_lint_zero(path, template)]
+
+
+def _lint_zero(path: Path, template: dict[str, Any]) -> list[Problem]:
+    """Let DeepSpeed's own model judge the section now, rather than when training starts."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    section = template.get("zero_optimization", {})
+    if not isinstance(section, dict):
+        return [_problem(f'{path}: zero_optimization is {section!r}; write an object such as {{"stage": 1}}')]
+    if section.get("stage", 0) not in (0, 1, 2, 3):
+        found = section["stage"]
+        return [_problem(f"{path}: zero_optimization.stage is {found!r}; write 0, 1, 2 or 3")]
+    try:
+        DeepSpeedZeroConfig(**section)
+    except ValidationError as error:
+        return [
+            _problem(
+                f"{path}: zero_optimization.{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}"
+            )
+            for e in error.errors()
+        ]
+    return []
+
+
+def _zero_section(template: dict[str, Any]) -> dict[str, Any]:
+    section = template.get("zero_optimization", {})
+    return section if isinstance(section, dict) else {}
 
 
 def _problem(message: str) -> Problem:

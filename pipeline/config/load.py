@@ -120,6 +120,8 @@ def _suggest(key: str) -> str:
     """The nearest key of the same section, or of the whole recipe."""
     section, _, name = key.rpartition(".")
     known = list(_known_keys(Recipe))
+    if key in known:  # written with its dot, in the file
+        return f"; write {name} in the section {section}, indented below '{section}:'"
     siblings = [k for k in known if k.rpartition(".")[0] == section]
     if near := difflib.get_close_matches(key, siblings, n=1, cutoff=0.6):
         return f"; did you mean {near[0]}?"
@@ -159,7 +161,7 @@ _StrictLoader.yaml_implicit_resolvers = {
 }
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 
@@ -168,6 +170,9 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     mapping = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            problem = f"{key!r} is not a name; a key is a word before a colon"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         if key in mapping:
             raise yaml.MarkedYAMLError(
                 problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark

@@ -27,7 +27,7 @@ Duration = Annotated[int | float, BeforeValidator(_check_duration)]
 class Section(BaseModel):
     """Base of all sections: unknown keys and loose types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -137,7 +137,7 @@ class Recipe(Section):
 
     run_dir: str = Field(description="everything the run writes")
     corpus: str = Field(description="directory made by 'python -m data_prep shard'")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelSection = ModelSection()
     objective: ObjectiveSection = ObjectiveSection()
     guidance: GuidanceSection = GuidanceSection()

@@ -58,7 +58,8 @@ class MicroBatch:
         if self.full:
             return None
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        return (columns < self.lengths[:, None]).long()
+        # A filler row has no tokens; one key to look at keeps its softmax finite.
+        return (columns < self.lengths.clamp(min=1)[:, None]).long()
 
     @property
     def num_predictions(self) -> int:
@@ -149,11 +150,14 @@ def evaluation_batches(
     """This rank's share of the first `max_rows` held-out rows, with masks that never change.
 
     Every rank gets the same number of batches (ZeRO-3 gathers weights in each forward pass, so no rank
-    may make fewer); where rows run out, a batch repeats row 0 with nothing to predict.
+    may make fewer); where rows run out, a batch has filler rows without tokens and nothing to predict.
     """
     num_rows = min(batcher.split.num_rows, max_rows or batcher.split.num_rows)
     for start in range(0, num_rows, batch_size * world_size):
         rows = np.arange(start + rank * batch_size, start + (rank + 1) * batch_size, dtype=np.int64)
         batch = batcher.batch(np.where(rows < num_rows, rows, 0), _EVALUATION_EPOCH)
-        batch.labels[torch.from_numpy(rows >= num_rows)] = IGNORED_LABEL
+        filler = torch.from_numpy(rows >= num_rows)
+        batch.labels[filler] = IGNORED_LABEL
+        batch.lengths[filler] = 0
+        batch.full = batch.full and not bool(filler.any())
         yield batch

@@ -31,7 +31,12 @@ def read_vocabulary(corpus_dir: Path) -> Vocabulary:
     from transformers import AutoTokenizer
 
     path = corpus_dir / TOKENIZER_NAME
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise many kinds for a damaged file
+        raise DataError(
+            f"{path}: the tokenizer cannot be opened ({error}); prepare the corpus again"
+        ) from error
     names = ("pad_token", "cls_token", "sep_token", "mask_token")
     missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
     if missing:

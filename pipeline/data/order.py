@@ -16,14 +16,13 @@ _ROUNDS = 6
 
 def permute(positions: npt.NDArray, num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Rows at `positions` (any shape, values in [0, num_rows)) of the epoch's permutation."""
-    if num_rows == 1:
-        return np.zeros_like(positions, dtype=np.int64)
-    half_bits = np.uint64(((num_rows - 1).bit_length() + 1) // 2)
+    shape = np.shape(positions)
+    half_bits = np.uint64(max(1, ((num_rows - 1).bit_length() + 1) // 2))
     keys = make_keys(seed, epoch, np.arange(_ROUNDS))
-    values = _feistel(np.asarray(positions, dtype=np.uint64), half_bits, keys)
+    values = _feistel(np.asarray(positions, dtype=np.uint64).ravel(), half_bits, keys)
     while (outside := values >= num_rows).any():
         values[outside] = _feistel(values[outside], half_bits, keys)
-    return values.astype(np.int64)
+    return values.astype(np.int64).reshape(shape)
 
 
 def _feistel(values: npt.NDArray, half_bits: np.uint64, keys: npt.NDArray) -> npt.NDArray:

@@ -27,7 +27,7 @@ class AttentionGuide:
     """An attention tap that turns the query and key of the watched layers into guidance terms.
 
     Call `watch` before a forward pass and `collect` after it. Under activation checkpointing a layer is
-    seen again during the backward pass; the recomputed terms replace nothing that was collected.
+    seen again during the backward pass, and must do the same work then; those terms are not kept.
     """
 
     def __init__(self, groups: Sequence[PatternHeads], device: torch.device) -> None:
@@ -38,12 +38,14 @@ class AttentionGuide:
         self._watched: frozenset[int] = frozenset()
         self._lengths: torch.Tensor | None = None
         self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._collecting = False
 
     def watch(self, layers: Sequence[int], lengths: torch.Tensor) -> None:
         """Begin a forward pass of sequences with `lengths` (B,) real tokens; no layers: nothing is done."""
         self._watched = frozenset(layers)
         self._lengths = lengths
         self._seen = {}
+        self._collecting = True
 
     def observe(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
@@ -58,11 +60,14 @@ class AttentionGuide:
             mask=mask,
             lengths=self._lengths,
         )
-        self._seen[layer] = row_errors(attention, self.groups, self.timer)
+        terms = row_errors(attention, self.groups, self.timer)
+        if self._collecting:
+            self._seen[layer] = terms
 
     def collect(self, device: torch.device) -> GuidanceTerms:
         """The terms of the watched layers; empty tensors when none was watched."""
         seen, self._seen = self._seen, {}
+        self._collecting = False
         if not seen:
             nothing = torch.zeros(0, self.num_heads, device=device)
             return GuidanceTerms(errors=nothing, mass=nothing)

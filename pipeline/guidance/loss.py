@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from pipeline.guidance.patterns import PatternHeads
 from pipeline.guidance.timer import Timer
@@ -70,32 +71,34 @@ class _RowErrors(torch.autograd.Function):
         groups: tuple[PatternHeads, ...],
         timer: Timer,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        scaling, mask = attention.scaling, attention.mask
         with timer:
             per_row = query.new_empty(query.shape[:3], dtype=torch.float32)
             inner, mass = torch.empty_like(per_row), torch.empty_like(per_row)
-            for first, end, probs in _probability_blocks(query, key, attention):
+            for first, end, probs in _probability_blocks(query, key, scaling, mask):
                 mass[:, :, first:end] = _on_target(probs, groups, first)
                 difference = _subtract_targets(probs.clone(), groups, first)
                 inner[:, :, first:end] = torch.einsum("bhrn,bhrn->bhr", probs, difference)
                 per_row[:, :, first:end] = torch.einsum("bhrn,bhrn->bhr", difference, difference)
             valid = valid_rows(attention.lengths, groups, query.shape[2])
             ctx.save_for_backward(query, key, inner, valid)
-            ctx.attention, ctx.groups, ctx.timer = attention, groups, timer
+            # Not `attention` itself: it would keep query and key alive beyond the backward pass.
+            ctx.scaling, ctx.mask, ctx.groups, ctx.timer = scaling, mask, groups, timer
             errors = torch.einsum("bhn,bhn->h", per_row, valid)
             masses = torch.einsum("bhn,bhn->h", mass, valid)
         ctx.mark_non_differentiable(masses)
         return errors, masses
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_errors: torch.Tensor, _grad_masses: torch.Tensor) -> tuple:
         query, key, inner, valid = ctx.saved_tensors
         with ctx.timer:
-            scaling = ctx.attention.scaling
-            row_weight = 2.0 * scaling * grad_errors[None, :, None] * valid
+            row_weight = 2.0 * ctx.scaling * grad_errors[None, :, None] * valid
             key_float = key.float()
             grad_query = torch.empty_like(query, dtype=torch.float32)
             grad_key = torch.zeros_like(key, dtype=torch.float32)
-            for first, end, probs in _probability_blocks(query, key, ctx.attention):
+            for first, end, probs in _probability_blocks(query, key, ctx.scaling, ctx.mask):
                 grad_scores = _subtract_targets(probs.clone(), ctx.groups, first)
                 grad_scores -= inner[:, :, first:end, None]
                 grad_scores *= probs
@@ -115,22 +118,26 @@ def valid_rows(lengths: torch.Tensor, groups: Sequence[PatternHeads], num_rows: 
 
 
 def _probability_blocks(
-    query: torch.Tensor, key: torch.Tensor, attention: LayerAttention
+    query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yield (first row, end row, attention probabilities (B, H, R, N) in float32)."""
+    """Yield (first row, end row, attention probabilities (B, H, R, N) in float32).
+
+    Forbidden keys get the lowest finite score: a padded row whose local window holds no real key has no
+    valid target, but minus infinity throughout would make it NaN, and NaN times "not valid" too.
+    """
+    lowest = torch.finfo(torch.float32).min
     batch, heads, length, _ = query.shape
     rows_per_block = max(16, _BLOCK_ELEMENTS // (batch * heads * length))
     key_transposed = key.float().transpose(-1, -2)
     for first in range(0, length, rows_per_block):
         end = min(first + rows_per_block, length)
-        scores = (query[:, :, first:end].float() * attention.scaling) @ key_transposed
-        mask = attention.mask
+        scores = (query[:, :, first:end].float() * scaling) @ key_transposed
         if mask is not None:
-            mask = mask if mask.shape[-2] == 1 else mask[..., first:end, :]
-            if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, float("-inf"))
+            rows = mask if mask.shape[-2] == 1 else mask[..., first:end, :]
+            if rows.dtype == torch.bool:
+                scores.masked_fill_(~rows, lowest)
             else:
-                scores += mask
+                scores.add_(rows).clamp_(min=lowest)
         yield first, end, torch.softmax(scores, dim=-1)
 
 

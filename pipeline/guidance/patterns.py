@@ -34,20 +34,18 @@ class OffsetPattern:
     def on_target(self, probs: torch.Tensor, first_row: int) -> torch.Tensor:
         """sum_j a_ij p_ij for the block of rows `probs` (B, H, R, N): (B, H, R), 0 without a target."""
         mass = probs.new_zeros(probs.shape[:-1])
-        rows, columns = self._cells(probs, first_row)
-        mass[..., rows] = probs[..., rows, columns]
+        targets = self._targets(probs, first_row)
+        start = max(0, -first_row - self.offset)
+        mass[..., start : start + targets.shape[-1]] = targets
         return mass
 
     def subtract(self, probs: torch.Tensor, first_row: int) -> None:
         """Turn a block of a_ij into a_ij - p_ij, in place."""
-        rows, columns = self._cells(probs, first_row)
-        probs[..., rows, columns] -= 1.0
+        self._targets(probs, first_row).sub_(1.0)
 
-    def _cells(self, probs: torch.Tensor, first_row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.arange(probs.shape[-2], device=probs.device)
-        columns = rows + first_row + self.offset
-        inside = (columns >= 0) & (columns < probs.shape[-1])
-        return rows[inside], columns[inside]
+    def _targets(self, probs: torch.Tensor, first_row: int) -> torch.Tensor:
+        """The block's target cells, a view: row r of the block targets column r + first_row + offset."""
+        return probs.diagonal(offset=first_row + self.offset, dim1=-2, dim2=-1)
 
 
 @dataclass(frozen=True)

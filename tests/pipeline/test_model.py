@@ -9,7 +9,7 @@ from pipeline.model import (
     build_model,
     has_safetensors,
     model_config,
-    sizes_set_beside_checkpoint,
+    settings_beside_checkpoint,
     usable_positions,
 )
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, VOCABULARY, tiny_inputs, tiny_model, tiny_section
@@ -162,8 +162,8 @@ def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
 def test_sizes_beside_a_checkpoint_are_listed() -> None:
     section = tiny_section("bert", checkpoint="somewhere")
 
-    assert {"family", "num_layers", "hidden_size"} <= set(sizes_set_beside_checkpoint(section))
-    assert sizes_set_beside_checkpoint(tiny_section("bert")) == []
+    assert {"family", "num_layers", "hidden_size"} <= set(settings_beside_checkpoint(section))
+    assert settings_beside_checkpoint(tiny_section("bert")) == []
 
 
 def test_built_model_saves_and_opens_like_any_other(tmp_path: Path) -> None:

@@ -132,7 +132,6 @@ def test_json_lines_of_a_missing_or_empty_file(tmp_path: Path) -> None:
         ("guidance.layers", [0]),
         ("objective.mask_rate", 0.2),
         ("schedule.warmup", 3),
-        ("corpus", "elsewhere"),
     ],
 )
 def test_what_changes_the_result_is_a_difference(make_recipe: MakeRecipe, key: str, value: Any) -> None:
@@ -183,5 +182,5 @@ def test_environment_says_what_ran(make_recipe: MakeRecipe) -> None:
 
     assert found["world_size"] == 4
     assert found["versions"]["torch"]
-    assert len(found["corpus_manifest_sha256"]) == 64
+    assert len(found["corpus_sha256"]) == 64
     assert found["deepspeed_config"] == {"zero_optimization": {}}

@@ -93,11 +93,11 @@ def test_other_corpus_in_the_same_place_is_refused(recipe: Recipe) -> None:
     """Its rows have other numbers: the resumed run would see some twice and others never."""
     run = RunDir(recipe.run_dir)
     options = StartOptions(fresh=False, accept_changes=False)
-    choose_start(run, recipe, options, {"world_size": 1, "corpus_manifest_sha256": "a" * 64}, 1)
+    choose_start(run, recipe, options, {"world_size": 1, "corpus_sha256": "a" * 64}, 1)
     make_checkpoint(run.checkpoints, 10)
 
     with pytest.raises(UserError, match="corpus"):
-        choose_start(run, recipe, options, {"world_size": 1, "corpus_manifest_sha256": "b" * 64}, 1)
+        choose_start(run, recipe, options, {"world_size": 1, "corpus_sha256": "b" * 64}, 1)
 
 
 def test_run_killed_before_its_first_checkpoint_starts_over(recipe: Recipe) -> None:
