@@ -45,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="start N processes on this machine (one per GPU); leave it out under torchrun or deepspeed",
     )
+    train.add_argument(
+        "--resume",
+        choices=("auto", "required"),
+        default="auto",
+        help="auto (the default): resume if there is a checkpoint; required: fail if there is none",
+    )
     train.add_argument("--fresh", action="store_true", help="refuse a run_dir that already holds a run")
     train.add_argument(
         "--accept-changes", action="store_true", help="resume although the recipe differs from the run's"
@@ -128,7 +134,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from pipeline.start import StartOptions
     from pipeline.train import train
 
-    options = StartOptions(fresh=arguments.fresh, accept_changes=arguments.accept_changes)
+    options = StartOptions(
+        fresh=arguments.fresh,
+        must_resume=arguments.resume == "required",
+        accept_changes=arguments.accept_changes,
+    )
     cluster = Cluster.from_environment()
     try:
         done = train(arguments.recipe, arguments.overrides, options, arguments.stop_at, cluster)

@@ -23,10 +23,17 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class StartOptions:
-    """What the command line says about starting."""
+    """What the command line says about starting.
 
-    fresh: bool
-    accept_changes: bool
+    Attributes:
+        fresh: refuse a directory that holds a run.
+        must_resume: refuse to begin at step 0.
+        accept_changes: resume although the recipe differs from the run's.
+    """
+
+    fresh: bool = False
+    must_resume: bool = False
+    accept_changes: bool = False
 
 
 def choose_start(
@@ -44,6 +51,8 @@ def choose_start(
             raise CheckpointError(
                 f"{run.path} has checkpoints but no recipe.yaml; restore it, or train into another run_dir"
             )
+        if options.must_resume:
+            raise CheckpointError(f"--resume required: {run.path} holds no run; start it without the option")
         run.create(recipe, environment)
         run.add_event("start", world_size=environment["world_size"])
         return Start(0, None)
@@ -52,36 +61,37 @@ def choose_start(
             f"--fresh: {run.path} holds a run; choose another run_dir, or resume it without --fresh"
         )
     _compare_corpora(run, environment)
-    _compare_recipes(run, recipe, options.accept_changes)
-    return _resume(run, environment["world_size"], zero_stage)
+    changes = _recipe_changes(run, recipe, options.accept_changes)
+    start = _resume(run, options, environment["world_size"], zero_stage)
+    if changes:
+        run.add_event("recipe changed", changes=changes)
+        run.replace_recipe(recipe)
+    return start
 
 
 def _compare_corpora(run: RunDir, environment: dict[str, Any]) -> None:
     """Rows of another corpus have other numbers: some would be seen twice and others never."""
     before, now = run.read_environment().get("corpus_sha256"), environment.get("corpus_sha256")
-    if before != now:
+    if before is not None and before != now:
         raise RecipeError(
             f"corpus: its rows are not those {run.path} was started with (content {str(now)[:12]}, "
             f"the run has {str(before)[:12]}); put the original back or choose another run_dir"
         )
 
 
-def _compare_recipes(run: RunDir, recipe: Recipe, accept_changes: bool) -> None:
+def _recipe_changes(run: RunDir, recipe: Recipe, accepted: bool) -> list[str]:
     differences = recipe_differences(run.read_recipe(), recipe)
-    if not differences:
-        return
     listed = [f"{key}: {new!r}, the run was started with {old!r}" for key, old, new in differences]
-    if not accept_changes:
+    if listed and not accepted:
         raise RecipeError(
             f"the recipe is not the one {run.path} was started with:\n"
             + "".join(f"  - {line}\n" for line in listed)
             + "take the values back, choose another run_dir, or go on with the new ones by --accept-changes"
         )
-    run.add_event("recipe changed", changes=listed)
-    run.replace_recipe(recipe)
+    return listed
 
 
-def _resume(run: RunDir, world_size: int, zero_stage: int) -> Start:
+def _resume(run: RunDir, options: StartOptions, world_size: int, zero_stage: int) -> Start:
     path, damaged = newest_usable(run.checkpoints)
     if path is None:
         published = [event["step"] for event in run.read_events() if event["event"] == "checkpoint"]
@@ -90,6 +100,8 @@ def _resume(run: RunDir, world_size: int, zero_stage: int) -> Start:
                 f"{run.checkpoints} is empty, but the run had published step {max(published)}; "
                 "restore the checkpoints, or train into another run_dir"
             )
+        if options.must_resume:
+            raise CheckpointError(f"--resume required: {run.path} has no checkpoint yet")
         logger.warning("%s was started but has no checkpoint yet: starting at step 0", run.path)
         run.add_event("start", world_size=world_size)
         return Start(0, None)

@@ -64,8 +64,12 @@ def train(
     template, _ = read_template(recipe.train.deepspeed)
     deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
     run = RunDir(recipe.run_dir)
-    environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
-    start = cluster.on_main(lambda: choose_start(run, recipe, options, environment, zero_stage(template)))
+
+    def decide() -> Start:
+        environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
+        return choose_start(run, recipe, options, environment, zero_stage(template))
+
+    start = cluster.on_main(decide)
     if start.step >= recipe.train.num_steps:
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True

@@ -147,6 +147,7 @@ def test_what_changes_the_result_is_a_difference(make_recipe: MakeRecipe, key: s
     ("key", "value"),
     [
         ("run_dir", "elsewhere"),
+        ("corpus", "elsewhere"),  # compared by content, wherever it lies
         ("data.num_workers", 3),
         ("evaluation.every_steps", 1),
         ("checkpoint.keep_last", 9),

@@ -146,3 +146,27 @@ def test_other_partitioning_is_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"written by 1 process.* stage 1.*this start has"):
         begin(recipe, **start)
+
+
+def test_required_resume_never_begins_at_step_zero(recipe: Recipe) -> None:
+    run, options = RunDir(recipe.run_dir), StartOptions(must_resume=True)
+    with pytest.raises(CheckpointError, match="holds no run"):
+        choose_start(run, recipe, options, {"world_size": 1}, 1)
+    assert not run.path.exists()
+
+    begin(recipe)
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        choose_start(run, recipe, options, {"world_size": 1}, 1)
+
+    make_checkpoint(run.checkpoints, 10)
+    assert choose_start(run, recipe, options, {"world_size": 1}, 1).step == 10
+
+
+def test_refused_start_leaves_the_recipe_as_it_was(recipe: Recipe, checkpoints: Path) -> None:
+    changed = recipe.model_copy(update={"seed": 99})
+    with pytest.raises(CheckpointError, match="was written by"):
+        begin(changed, accept_changes=True, world_size=2)
+    assert RunDir(recipe.run_dir).read_recipe() == recipe
+
+    begin(changed, accept_changes=True)
+    assert RunDir(recipe.run_dir).read_recipe().seed == 99
