@@ -20,7 +20,7 @@ demo: $(READY)
 	$(PY) -m data_prep tokenizer corpora/demo.jsonl --out corpora/demo-tokenizer --vocab-size 8192 --overwrite
 	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
 		--length 64 --valid-fraction 0.02
-	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 120 --compare-until 150
+	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 110 --compare-until 130
 	$(PY) -m pipeline evaluate runs/demo
 	$(PY) -m pipeline export runs/demo
 	$(PY) -m pipeline report runs/demo

@@ -1,6 +1,6 @@
 """What a kill costs: train, kill -9 every process, resume, and compare with an undisturbed run.
 
-    python -m benchmarks.resume demo --processes 2 --kill-at 120 --compare-until 150
+    python -m benchmarks.resume demo --processes 2 --kill-at 110 --compare-until 130
 
 Two runs of one recipe: RUN_DIR-undisturbed goes straight to step --compare-until; RUN_DIR is killed when
 its log shows step --kill-at, started again by the same command, and trains to its end. Every number in
@@ -111,8 +111,8 @@ def main() -> int:
     )
     parser.add_argument("recipe", help="a recipe; its run_dir must not exist yet")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--kill-at", type=int, default=120, metavar="STEP")
-    parser.add_argument("--compare-until", type=int, default=150, metavar="STEP")
+    parser.add_argument("--kill-at", type=int, default=110, metavar="STEP")
+    parser.add_argument("--compare-until", type=int, default=130, metavar="STEP")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     settings = read_settings(find_recipe(arguments.recipe), arguments.overrides)

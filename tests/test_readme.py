@@ -75,7 +75,12 @@ def test_guidance_section_is_valid():
 def test_exit_codes_are_those_of_the_code():
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
     classes = [errors.UsageError, errors.DataError, errors.CheckpointError, errors.RecipeError]
-    assert told == {0, prep_errors.EXIT_INTERNAL, errors.EXIT_STOPPED, *(error.exit_code for error in classes)}
+    assert told == {
+        0,
+        prep_errors.EXIT_INTERNAL,
+        errors.EXIT_STOPPED,
+        *(error.exit_code for error in classes),
+    }
 
 
 def test_links_and_pictures_exist():

@@ -1,7 +1,11 @@
 """A wrong recipe ends with 78 and one complete message, however many processes read it."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from pipeline.__main__ import main
 from tests.e2e.running import overrides, train
 
 MISTAKES = {
@@ -37,6 +41,43 @@ def test_every_mistake_is_told_once(recipe_file, tmp_path, launcher):
     else:
         assert finished.code == 78
         assert "Traceback" not in finished.output
+
+
+ONE_BY_ONE = {
+    "unknown key": ({"gudance.weight": 1}, "gudance: unknown key; did you mean guidance?"),
+    "too many heads": ({"guidance.heads": "{next: 9}"}, "9 guided heads"),
+    "rows too long": ({"model.max_positions": 16}, "the model takes 16 tokens but the corpus's rows have 32"),
+    "indivisible batch": ({"train.global_batch_size": 6}, "write global_batch_size: 4 or 8"),
+    "missing corpus": ({"corpus": "nowhere"}, "corpus nowhere does not exist; make it with"),
+    "heads against width": ({"model.num_heads": 5}, "32 cannot be split over 5 heads"),
+    "unknown pattern": ({"guidance.heads": "{nxt: 1}"}, "unknown pattern 'nxt'; the patterns are next"),
+    "layer beyond the last": ({"guidance.layers": "[0, 7]"}, "[7] are beyond the last layer, 1"),
+    "fp16 on CPU": ({"train.precision": "fp16"}, "fp16 needs a CUDA device"),
+    "unknown DeepSpeed file": ({"train.deepspeed": "zero9"}, "write a path or one of zero0, zero1"),
+    "warm-up too long": ({"schedule.warmup": 99}, "do not fit into 12 steps"),
+    "wrong type": ({"train.num_steps": "many"}, "found 'many', should be a valid integer"),
+}
+
+
+@pytest.mark.parametrize("mistake", ONE_BY_ONE)
+def test_each_mistake_ends_with_78_and_says_what_to_write(recipe_file, tmp_path, capfd, mistake):
+    settings, message = ONE_BY_ONE[mistake]
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    assert main(["train", str(recipe_file()), "--set", f"run_dir={tmp_path / 'run'}", *options]) == 78
+    printed = capfd.readouterr().err
+    assert printed.count("has 1 problem") == 1
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_tokenizer_in_the_corpus_is_noticed(recipe_file, tiny_corpus, tmp_path, capfd):
+    corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
+    tokenizer = corpus / "tokenizer" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    settings = overrides(run_dir=tmp_path / "run", corpus=corpus)
+    assert main(["train", str(recipe_file()), *settings]) == 78
+    assert "is not the tokenizer of the shards" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
