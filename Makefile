@@ -15,16 +15,19 @@ $(READY): pyproject.toml constraints.txt
 # The documentation strings of the installed libraries become a corpus; a guided encoder is trained on two
 # processes, killed, resumed and compared with an undisturbed run; then evaluated, exported and reported.
 demo: $(READY)
-	rm -rf corpora/demo corpora/demo.jsonl runs/demo runs/demo-undisturbed
-	$(PY) -m data_prep sample corpora/demo.jsonl
-	$(PY) -m data_prep tokenizer corpora/demo.jsonl --out corpora/demo-tokenizer --vocab-size 8192 --overwrite
-	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
-		--length 64 --valid-fraction 0.02
+	rm -rf corpora/demo runs/demo runs/demo-undisturbed
+	$(MAKE) corpora/demo/manifest.json
 	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 110 --compare-until 130
 	$(PY) -m pipeline evaluate runs/demo
 	$(PY) -m pipeline export runs/demo
 	$(PY) -m pipeline report runs/demo
 	@echo 'open runs/demo/report/report.html'
+
+corpora/demo/manifest.json: | $(READY)
+	$(PY) -m data_prep sample corpora/demo.jsonl
+	$(PY) -m data_prep tokenizer corpora/demo.jsonl --out corpora/demo-tokenizer --vocab-size 8192 --overwrite
+	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
+		--length 64 --valid-fraction 0.02
 
 test: $(READY)
 	$(PY) -m pytest
@@ -38,8 +41,11 @@ format: $(READY)
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(READY)
+bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.guidance
+	rm -rf runs/bench-resume runs/bench-resume-undisturbed
+	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 25 --compare-until 40 \
+		--set run_dir=runs/bench-resume --set train.num_steps=50 --set checkpoint.every_steps=10
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,6 +39,7 @@ from pipeline.model import build_model
 WAYS = ("none", "sampled", "all", "published")
 _HEADS = {"next": 1, "previous": 1, "first": 2}
 _LAYERS_PER_STEP = 2
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PRESETS = {  # layers, hidden size, heads, vocabulary, tokens per step
     "small": (8, 256, 8, 8192, 2048),
     "base": (12, 768, 12, 50368, 65536),
@@ -167,7 +168,7 @@ def resident_peak_mib() -> float:
 def measure_memory(preset: str, length: int) -> dict[str, float]:
     """Peak memory of each way, each in a fresh process."""
     # A process group of its own, not this process's.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MASTER_")}
+    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER}
     peaks = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.guidance", "--preset", preset]

@@ -9,7 +9,7 @@ import warnings
 from typing import Any, NoReturn
 
 from data_prep.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE
-from pipeline.errors import EXIT_STOPPED, UserError
+from pipeline.errors import EXIT_STOPPED, CheckpointError, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(plan)
     plan.add_argument(
         "--processes", type=_positive, default=1, metavar="N", help="number of GPUs to plan for (default 1)"
+    )
+    plan.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="what to plan for (default cuda); neither is used",
     )
     plan.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     plan.set_defaults(action=_plan)
@@ -150,7 +156,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from pipeline.plan import print_plan
 
-    print_plan(arguments.recipe, arguments.overrides, arguments.processes, arguments.json)
+    on_cuda = arguments.device == "cuda"
+    print_plan(arguments.recipe, arguments.overrides, arguments.processes, on_cuda, arguments.json)
     return EXIT_DONE
 
 
@@ -178,13 +185,17 @@ def _report(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code; a UserError becomes one message."""
     arguments = build_parser().parse_args(argv)
-    _set_up_logging()
     try:
+        _set_up_logging()
         return arguments.action(arguments)
     except UserError as error:
         if str(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        # A full disk, a file system that went away: not the program's fault, and nothing to trace.
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return CheckpointError.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception:
@@ -195,10 +206,10 @@ def main(argv: list[str] | None = None) -> int:
 def _set_up_logging() -> None:
     import torch
 
-    rank = int(os.environ.get("RANK", 0))
-    prefix = f"[rank {rank}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = os.environ.get("RANK", "0")
+    prefix = f"[rank {rank}] " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
+        level=logging.INFO if rank == "0" else logging.WARNING,
         format=f"%(asctime)s {prefix}%(message)s",
         datefmt="%H:%M:%S",
     )

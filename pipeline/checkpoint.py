@@ -9,24 +9,27 @@ hidden name, hashed by all processes together, listed in MANIFEST.json, renamed,
 `latest`; and it is loaded only after every file has proved to be what MANIFEST.json says.
 """
 
+import logging
 import random
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
 from data_prep.files import sha256_file, sync_file, write_atomically
-from pipeline.distributed import Cluster
+from pipeline.distributed import Cluster, ToldElsewhereError
 from pipeline.errors import CheckpointError
 
 MANIFEST_NAME = "MANIFEST.json"
 LATEST_NAME = "latest"
+logger = logging.getLogger(__name__)
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -95,14 +98,22 @@ def find_damage(path: Path) -> Damage | None:
         return Damage(path, [f"{MANIFEST_NAME} is not readable"])
     reasons = [] if manifest.step == step_of(path) else [f"{MANIFEST_NAME} is that of step {manifest.step}"]
     for name, expected in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            reasons.append(f"{name} is missing")
-        elif file.stat().st_size != expected.bytes:
-            reasons.append(f"{name} has {file.stat().st_size} bytes instead of {expected.bytes}")
-        elif sha256_file(file) != expected.sha256:
-            reasons.append(f"{name} has other content than was written (sha256 differs)")
+        if reason := _file_damage(path / name, expected):
+            reasons.append(f"{name} {reason}")
     return Damage(path, reasons) if reasons else None
+
+
+def _file_damage(file: Path, expected: CheckpointFile) -> str | None:
+    try:
+        if not file.is_file():
+            return "is missing"
+        if file.stat().st_size != expected.bytes:
+            return f"has {file.stat().st_size} bytes instead of {expected.bytes}"
+        if sha256_file(file) != expected.sha256:
+            return "has other content than was written (sha256 differs)"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
 
 
 def newest_usable(directory: Path) -> tuple[Path | None, list[Damage]]:
@@ -124,6 +135,16 @@ def newest_usable(directory: Path) -> tuple[Path | None, list[Damage]]:
             "restore the named files from a backup, or train into another run_dir"
         )
     return None, []
+
+
+def delete_checkpoint(directory: Path, step: int) -> None:
+    """Remove a published checkpoint that retention no longer wants, so that never half of it is seen."""
+    hidden = directory / f".deleted-{checkpoint_name(step)}"
+    try:
+        (directory / checkpoint_name(step)).rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        logger.warning("could not delete the old checkpoint of step %d: %s", step, error)
 
 
 def set_aside(damage: Damage) -> Path:
@@ -149,7 +170,8 @@ def save_checkpoint(
         state: this process's own state, kept in its state-rank file.
 
     Raises:
-        CheckpointError: on every process, if any of them could not write; nothing is published then.
+        CheckpointError: if any process could not write; nothing is published then. The main process's has
+            the message, the others' (a ToldElsewhereError) ends them with the same code.
     """
     partial = directory / f".partial-{checkpoint_name(step)}"
     cluster.on_main(lambda: _clear(partial))
@@ -216,17 +238,36 @@ def _clear(partial: Path) -> None:
 
 
 def _write_files(engine: Any, partial: Path, rank: int, state: dict[str, Any]) -> str | None:
-    try:
+    """Have DeepSpeed write its files; returns what went wrong on this process."""
+    failures: list[Exception] = []
+
+    def noting(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return write(*args, **kwargs)
+            except (OSError, RuntimeError) as error:  # torch.save raises both on a full disk
+                failures.append(error)
+
+        return call
+
+    # save_checkpoint ends in a barrier. A process that left it early with an exception would keep the
+    # others waiting there, so failures are noted, and told once all processes are through.
+    writer = engine.checkpoint_engine
+    with (
+        mock.patch.object(writer, "save", noting(writer.save)),
+        mock.patch.object(writer, "makedirs", noting(writer.makedirs)),
+        mock.patch.object(engine, "_copy_recovery_script", return_value=None),
+    ):
         engine.save_checkpoint(str(partial.parent), tag=partial.name, save_latest=False)
-        torch.save(state, partial / _state_name(rank))
-    except (OSError, RuntimeError) as error:
-        return f"rank {rank} could not write the checkpoint {partial}: {error}"
-    return None
+    noting(torch.save)(state, partial / _state_name(rank))
+    return f"rank {rank} could not write the checkpoint {partial}: {failures[0]}" if failures else None
 
 
 def _raise_together(cluster: Cluster, problem: str | None) -> None:
     if problems := [p for p in cluster.gather(problem) if p is not None]:
-        raise CheckpointError("\n".join(problems))
+        if cluster.is_main:
+            raise CheckpointError("\n".join(problems))
+        raise ToldElsewhereError(CheckpointError.exit_code)
 
 
 def _list_files(partial: Path) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import UserError
+from data_prep.errors import EXIT_INTERNAL
+from pipeline.errors import UsageError, UserError
 
 _TIMEOUT = timedelta(minutes=30)  # longer than hashing a checkpoint on a slow file system
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _T = TypeVar("_T")
 
 
@@ -41,14 +43,24 @@ class Cluster:
 
     @staticmethod
     def from_environment() -> "Cluster":
-        """Read the launcher's environment (torchrun, deepspeed); without one, a run of one process."""
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        return Cluster(
-            rank=int(os.environ.get("RANK", 0)),
-            local_rank=local_rank,
-            world_size=int(os.environ.get("WORLD_SIZE", 1)),
-            device=_device(local_rank),
-        )
+        """Read the launcher's environment (torchrun, deepspeed); without one, a run of one process.
+
+        Raises:
+            UsageError: only part of it is set, or a number is none.
+        """
+        if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+            return Cluster.single()
+        if missing := [name for name in _LAUNCHER_VARIABLES if name not in os.environ]:
+            raise UsageError(
+                f"the environment sets RANK or WORLD_SIZE but not {', '.join(missing)}; "
+                "use a launcher, or unset them"
+            )
+        try:
+            rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        except ValueError as error:
+            raise UsageError(f"RANK, LOCAL_RANK and WORLD_SIZE must be integers: {error}") from error
+        return Cluster(rank, local_rank, world_size, _device(local_rank))
 
     @property
     def is_main(self) -> bool:
@@ -63,12 +75,22 @@ class Cluster:
         """
         import deepspeed
 
-        if "MASTER_ADDR" not in os.environ:
+        if "RANK" not in os.environ:
             os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         on_cuda = self.device.type == "cuda"
         if on_cuda:
+            num_devices = torch.cuda.device_count()
+            if self.local_rank >= num_devices:
+                raise UsageError(
+                    f"process {self.local_rank} of this machine has no GPU: there are {num_devices}; "
+                    "start at most one process per GPU"
+                )
             torch.cuda.set_device(self.device)
+        else:
+            # DeepSpeed would compile a shared-memory all-reduce at the first start, and wait forever for
+            # the lock of a compilation that was killed. gloo needs neither.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT, verbose=False)
 
@@ -76,22 +98,27 @@ class Cluster:
         """Leave the process group, if one was joined."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        if self.world_size == 1:  # what start() set for want of a launcher
+            for name in (*_LAUNCHER_VARIABLES, "LOCAL_RANK"):
+                os.environ.pop(name, None)
 
     def on_main(self, action: Callable[[], _T]) -> _T:
         """Run `action` on the main process and give its result to all.
 
-        A UserError is raised on every process (the others' has no message): one that failed alone would
-        leave the rest waiting in a collective.
+        An error is raised on every process (the others' has no message): one that failed alone would leave
+        the rest waiting in a collective.
         """
         if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, None]
-        failure: UserError | None = None
+        failure: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = action()
             except UserError as error:
                 failure, outcome[1] = error, error.exit_code
+            except Exception as error:  # the others must not wait for what will never come
+                failure, outcome[1] = error, EXIT_INTERNAL
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         if failure is not None:
             raise failure

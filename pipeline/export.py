@@ -27,9 +27,9 @@ def export_run(path: str, out: str | None) -> Path:
         out: directory to write; None for RUN/export, which an earlier export may fill.
     """
     trained = load_trained_run(path, torch.device("cpu"))
-    target = Path(out) if out is not None else trained.run.export
-    if out is not None and target.exists() and any(target.iterdir()):
-        raise UsageError(f"--out {out} is not empty; name a new directory")
+    target = Path(out).resolve() if out is not None else trained.run.export
+    if out is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--out {out} exists and is no empty directory; name a new one")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     _write(trained, partial)

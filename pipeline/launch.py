@@ -11,11 +11,13 @@ import sys
 import time
 from types import FrameType
 
+from data_prep.errors import EXIT_INTERNAL
 from pipeline.distributed import free_port
-from pipeline.errors import UsageError
+from pipeline.errors import EXIT_STOPPED, UsageError
 
 _GRACE_SECONDS = 20.0  # for the others to end by themselves, with the same verdict, after one has ended
 _POLL_SECONDS = 0.1
+_GOOD_CODES = (None, 0, EXIT_STOPPED)  # None: still running
 
 
 def launch_copies(num_processes: int) -> int:
@@ -27,6 +29,11 @@ def launch_copies(num_processes: int) -> int:
     if "WORLD_SIZE" in os.environ:
         raise UsageError("--processes: a launcher has already started this process; leave the option out")
     command = [sys.executable, "-m", "pipeline", *_without_option(sys.argv[1:], "--processes")]
+    return launch(command, num_processes)
+
+
+def launch(command: list[str], num_processes: int) -> int:
+    """Run a command as `num_processes` ranks of one process group; returns the exit code."""
     environment = _shared_environment(num_processes)
     processes = [
         # Sessions of their own: a Ctrl-C reaches them once, through pass_on.
@@ -42,7 +49,7 @@ def launch_copies(num_processes: int) -> int:
         for process in processes:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, pass_on)
     return _wait(processes)
 
@@ -61,21 +68,32 @@ def _shared_environment(num_processes: int) -> dict[str, str]:
 def _wait(processes: list[subprocess.Popen]) -> int:
     """Wait for all; after the first failure, at most the grace time for the rest."""
     deadline = None
-    failure = 0
     while any(process.poll() is None for process in processes):
         time.sleep(_POLL_SECONDS)
-        ended = [(rank, p.returncode) for rank, p in enumerate(processes) if p.returncode]
+        # A process that stopped on request has agreed on it with the others: they will end, too.
+        ended = [(rank, p.returncode) for rank, p in enumerate(processes) if p.returncode not in _GOOD_CODES]
         if ended and deadline is None:
-            failure, deadline = ended[0][1], time.monotonic() + _GRACE_SECONDS
-            if failure < 0:
-                name = signal.Signals(-failure).name
-                print(f"error: rank {ended[0][0]} was ended by {name}; stopping the others", file=sys.stderr)
+            rank, code = ended[0]
+            deadline = time.monotonic() + _GRACE_SECONDS
+            if code < 0:
+                name = signal.Signals(-code).name
+                print(f"error: rank {rank} was ended by {name}; stopping the others", file=sys.stderr)
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
-    codes = [process.returncode for process in processes]
-    failure = failure or next((code for code in codes if code), 0)
-    return 128 - failure if failure < 0 else failure
+    return exit_code([process.returncode for process in processes])
+
+
+def exit_code(codes: list[int]) -> int:
+    """The command's exit code for its processes': a cause rather than a consequence.
+
+    When one process fails, the others end with a broken collective (70) or by our SIGKILL; so any other
+    code comes first, then a signal, then 70.
+    """
+    failed = [code for code in codes if code]
+    told = [code for code in failed if code > 0 and code != EXIT_INTERNAL]
+    signals = [128 - code for code in failed if code < 0]
+    return (told or signals or failed or [0])[0]
 
 
 def _without_option(arguments: list[str], option: str) -> list[str]:

@@ -38,7 +38,7 @@ _COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps")
 
 
 class WindowSums:
-    """Sums of a window, kept on the device so that adding to them waits for nothing.
+    """Sums of a window, kept on the device so that reading them, once per window, is the only wait.
 
     The sums are part of a checkpoint: the first line after a resume covers the same steps as it would have
     without the interruption.
@@ -105,7 +105,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, tensorboard: Path | None, first_step: int) -> None:
         """Continue the log of a run at `first_step`; lines of later steps, trained again now, are dropped."""
-        kept = [line for line in read_json_lines(path) if line["step"] <= first_step]
+        kept = [line for line in read_json_lines(path) if line.get("step", 0) <= first_step]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._writer: Any = None
@@ -117,7 +117,7 @@ class MetricsLog:
     def write(self, kind: str, line: dict[str, Any]) -> None:
         """Append a line."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps(_finite({"kind": kind, "time": now, **line}), allow_nan=False) + "\n")
+        self._file.write(json.dumps(finite({"kind": kind, "time": now, **line}), allow_nan=False) + "\n")
         if self._writer is not None:
             for name, value in _flatten(line):
                 self._writer.add_scalar(f"{kind}/{name}", value, line["step"])
@@ -129,12 +129,12 @@ class MetricsLog:
             self._writer.close()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with null for numbers that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

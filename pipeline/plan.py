@@ -42,9 +42,11 @@ class MemoryPlan:
         return sum(parts.values()) - (self.optimizer if host else 0)
 
 
-def print_plan(recipe_name: str, overrides: list[str], num_processes: int, as_json: bool) -> None:
+def print_plan(
+    recipe_name: str, overrides: list[str], num_processes: int, on_cuda: bool, as_json: bool
+) -> None:
     """Check a recipe and print its plan for `num_processes` GPUs (or CPU processes)."""
-    world = World(world_size=num_processes, on_cuda=torch.cuda.is_available())
+    world = World(world_size=num_processes, on_cuda=on_cuda)
     recipe = load_checked_recipe(recipe_name, overrides, world)
     plan = make_plan(recipe, world)
     print(json.dumps(plan) if as_json else _render(plan))

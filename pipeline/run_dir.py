@@ -9,6 +9,7 @@ tensorboard/  report/  export/  evaluation.json
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -59,6 +60,29 @@ class RunDir:
             )
         return run
 
+    def lock(self) -> None:
+        """Keep every other training out of this directory until this process ends.
+
+        Raises:
+            CheckpointError: another one is at work; the message says which.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot write the run directory {self.path}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            raise CheckpointError(
+                f"{self.path} is being trained by {self._lock.read().strip() or 'another process'}; "
+                "stop that one first, or choose another run_dir"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        self._lock.flush()
+
     def holds_run(self) -> bool:
         """Whether a run was started here."""
         return self.recipe_file.is_file()
@@ -77,10 +101,11 @@ class RunDir:
         write_atomically(self.recipe_file, yaml.safe_dump(_settings_of(recipe), sort_keys=False))
 
     def read_environment(self) -> dict[str, Any]:
-        """What the run was first started with; empty if the file is gone."""
-        if not self.environment_file.is_file():
+        """What the run was first started with; empty if the file is gone or damaged."""
+        try:
+            return json.loads(self.environment_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return {}
-        return json.loads(self.environment_file.read_text(encoding="utf-8"))
 
     def read_recipe(self) -> Recipe:
         """The recipe the run was started with."""

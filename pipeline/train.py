@@ -1,7 +1,6 @@
 """The training run: the loop over optimizer steps and what happens between them."""
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 
 from pipeline.build import Corpus, build_guidance_schedule, build_pretraining_module
 from pipeline.checkpoint import (
-    checkpoint_name,
+    delete_checkpoint,
     list_checkpoints,
     load_checkpoint,
     random_state,
@@ -26,6 +25,7 @@ from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_s
 from pipeline.data.counter_rng import make_keys
 from pipeline.distributed import Cluster
 from pipeline.engine import forward, start_engine
+from pipeline.errors import UsageError
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.learning_rate import learning_rate_at
 from pipeline.metrics import MetricsLog, WindowSums
@@ -66,10 +66,13 @@ def train(
     run = RunDir(recipe.run_dir)
 
     def decide() -> Start:
+        run.lock()
         environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
         return choose_start(run, recipe, options, environment, zero_stage(template))
 
     start = cluster.on_main(decide)
+    if stop_at is not None and start.step >= stop_at:
+        raise UsageError(f"--stop-at {stop_at}: the run is at step {start.step} already; write a later step")
     if start.step >= recipe.train.num_steps:
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True
@@ -246,7 +249,7 @@ class Trainer:
             settings = self.recipe.checkpoint
             steps = [step_of(path) for path in list_checkpoints(self.run.checkpoints)]
             for step in to_delete(steps, settings.keep_last, settings.keep_every_steps):
-                shutil.rmtree(self.run.checkpoints / checkpoint_name(step))
+                delete_checkpoint(self.run.checkpoints, step)
 
     def _restore(self, state: dict) -> None:
         restore_random_state(state["random"])

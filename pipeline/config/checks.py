@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
-from pipeline.config.deepspeed_json import read_template
+from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, read_vocabulary
@@ -27,6 +27,25 @@ from pipeline.model import (
     usable_positions,
 )
 from pipeline.objectives.mlm import SUPPORTED_FAMILIES
+
+_NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder
+    "num_hidden_layers": "write model.num_layers instead",
+    "hidden_size": "write model.hidden_size instead",
+    "num_attention_heads": "write model.num_heads instead",
+    "intermediate_size": "write model.intermediate_size instead",
+    "max_position_embeddings": "write model.max_positions instead",
+    "hidden_dropout_prob": "write model.dropout instead",
+    "embedding_dropout": "write model.dropout instead",
+    "mlp_dropout": "write model.dropout instead",
+    "attention_probs_dropout_prob": "write model.attention_dropout instead",
+    "attention_dropout": "write model.attention_dropout instead",
+    "is_decoder": "an encoder attends both ways; leave it out",
+    "add_cross_attention": "an encoder has no cross-attention; leave it out",
+    **dict.fromkeys(
+        ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"),
+        "the corpus's tokenizer decides it; leave it out",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +138,15 @@ def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
 def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
     if recipe.train.precision == "fp16" and not world.on_cuda:
         yield Problem(("train.precision",), "fp16 needs a CUDA device, none was found; write bf16 or fp32")
-    yield from read_template(recipe.train.deepspeed)[1]
+    template, problems = read_template(recipe.train.deepspeed)
+    yield from problems
+    if not problems and zero_stage(template) == 0 and recipe.train.precision != "fp32":
+        # DeepSpeed 0.19 does not scale fp16 losses at stage 0, and takes one real step while it sets bf16 up.
+        yield Problem(
+            ("train.precision", "train.deepspeed"),
+            f"{recipe.train.precision} does not train rightly at ZeRO stage 0; write deepspeed: zero1 (same "
+            "speed, less memory), or precision: fp32",
+        )
 
 
 def _open_corpus(recipe: Recipe) -> tuple[Manifest | None, Vocabulary | None, list[Problem]]:
@@ -178,7 +205,8 @@ def _open_model(
         with torch.device("meta"):  # builds the model without memory, so that no value fails later
             AutoModelForMaskedLM.from_config(config)
     except Exception as error:  # transformers raises many kinds here, all about the values given
-        return None, [Problem(("model.options", "model.checkpoint"), f"transformers refuses it: {error}")]
+        key = "model.options" if section.checkpoint is None else "model.checkpoint"
+        return None, [Problem((key,), f"transformers refuses it ({type(error).__name__}): {error}")]
     if manifest is not None and vocabulary is not None:
         problems = [*_check_model_fits(recipe, config, manifest, vocabulary)]
     return config, problems
@@ -189,7 +217,9 @@ def _check_options(recipe: Recipe) -> Iterator[Problem]:
     # transformers accepts these beside what it stores.
     known |= dict.fromkeys(("global_attn_every_n_layers",)) if recipe.model.family == "modernbert" else {}
     for key in recipe.model.options:
-        if key not in known:
+        if key in _NOT_OPTIONS:
+            yield Problem((f"model.options.{key}",), _NOT_OPTIONS[key])
+        elif key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield Problem(

@@ -76,7 +76,10 @@ class OptimizerSection(Section):
     """AdamW."""
 
     learning_rate: PositiveFloat = 5e-4
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [
+        0.9,
+        0.98,
+    ]
     eps: PositiveFloat = 1e-6
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.01, description="not on biases and norms")
     gradient_clipping: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")

@@ -137,6 +137,8 @@ def load_steps(
             sampler=range(first_step, end_step),
             batch_size=None,
             num_workers=num_workers,
+            # Forked workers share the mapped shards; any other way would copy them to each.
+            multiprocessing_context="fork" if num_workers else None,
             pin_memory=pin_memory,
             # Its own, or starting the loader would draw from the generator that dropout uses.
             generator=torch.Generator(),

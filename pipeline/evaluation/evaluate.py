@@ -6,6 +6,7 @@ from data_prep.files import write_json_atomically
 from pipeline.distributed import Cluster
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.evaluation.unigram import held_out_labels, unigram_loss
+from pipeline.metrics import finite
 from pipeline.weights import TrainedRun, load_trained_run
 
 
@@ -19,7 +20,7 @@ def evaluate_run(path: str, max_rows: int | None) -> dict[str, Any]:
     cluster = Cluster.single()
     trained = load_trained_run(path, cluster.device)
     result = {"step": trained.step, **_measure(trained, cluster, max_rows)}
-    write_json_atomically(trained.run.evaluation_file, result)
+    write_json_atomically(trained.run.evaluation_file, finite(result))
     print(_table(path, result))
     return result
 
@@ -52,6 +53,6 @@ def _table(path: str, result: dict[str, Any]) -> str:
         f"  unigram model     {result['unigram_loss']:.4f} nats on the same tokens",
     ]
     for name, mass in result["guidance_mass"].items():
-        layers = " ".join(f"{share:.2f}" for share in mass)
+        layers = " ".join("-" if share is None else f"{share:.2f}" for share in mass)
         lines.append(f"  attention on {name!r}, layer 0 up: {layers}")
     return "\n".join(lines)

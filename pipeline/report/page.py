@@ -77,8 +77,8 @@ def _render(
     last: dict[str, Any] = {**train[-1], **{f"held_out_{key}": value for key, value in valid[-1].items()}}
     summary = {
         "step": f"{trained.step} of {trained.recipe.train.num_steps}",
-        "held-out loss": f"{last['held_out_loss']:.4f}",
-        "held-out perplexity": f"{last['held_out_perplexity']:.2f}",
+        "held-out loss": _number(last["held_out_loss"]),
+        "held-out perplexity": _number(last["held_out_perplexity"]),
         "tokens trained": f"{last['tokens']:,}",
         "passes over the corpus": f"{last['epoch']:.2f}",
         "tokens per second": f"{last['tokens_per_second']:,.0f}",
@@ -90,3 +90,7 @@ def _render(
         events=trained.run.read_events(),
         recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
     )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

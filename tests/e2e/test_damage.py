@@ -1,13 +1,16 @@
 """Damaged checkpoints are named and passed over; with none left nothing is trained and nothing changes."""
 
+import fcntl
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.checkpoint import list_checkpoints
 from pipeline.run_dir import RunDir
-from tests.e2e.running import overrides, read_metrics, train
+from tests.e2e.running import overrides, read_metrics, run_command, train
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,32 @@ def test_vanished_checkpoints_do_not_mean_a_new_run(recipe, run_dir):
     finished = train(recipe, *overrides(run_dir=run_dir))
     assert finished.code == 74
     assert "the run had published step 6" in finished.output
+    assert snapshot(run_dir) == before
+
+
+def test_a_full_disk_on_one_process_ends_all_at_once(recipe_file, tmp_path):
+    """Every process but one can write its checkpoint files; none waits for the one that cannot."""
+    recipe = recipe_file(train={"num_steps": 3, "deepspeed": "zero2"})
+    settings = overrides(run_dir=tmp_path / "run")
+    started = time.monotonic()
+    finished = run_command([sys.executable, "-m", "tests.e2e.full_disk", "1", str(recipe), *settings])
+    assert finished.code == 74, finished.output
+    assert finished.output.count("rank 1 could not write the checkpoint") == 1
+    assert "No space left on device" in finished.output
+    assert "Traceback" not in finished.output
+    assert time.monotonic() - started < 120, "the processes waited for each other"
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_run_that_is_being_trained_is_left_alone(recipe, run_dir):
+    with (run_dir / ".lock").open("w") as lock:
+        lock.write("process 4711 on elsewhere")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = snapshot(run_dir)
+        finished = train(recipe, *overrides(run_dir=run_dir))
+    assert finished.code == 74
+    assert "is being trained by process 4711 on elsewhere" in finished.output
     assert snapshot(run_dir) == before
 
 

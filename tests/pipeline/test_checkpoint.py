@@ -245,20 +245,39 @@ def test_retention_is_stable(tmp_path: Path) -> None:
 # Writing, with an engine that writes made-up files
 
 
+class FakeWriter:
+    """Writes files, as DeepSpeed's checkpoint engine would."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def makedirs(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+
+    def save(self, path: Path) -> None:
+        if self.fails:
+            raise OSError("disk full")
+        path.write_text("weights", encoding="utf-8")
+
+
 class FakeEngine:
-    """Saves and loads one file, as DeepSpeed would."""
+    """Saves and loads one file, as DeepSpeed would; counts the barriers it came to."""
 
     def __init__(self, fails: bool = False) -> None:
         self.global_steps = 0
-        self.fails = fails
+        self.barriers = 0
+        self.checkpoint_engine = FakeWriter(fails)
 
     def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> None:
         assert not save_latest
-        if self.fails:
-            raise OSError("disk full")
         path = Path(save_dir) / tag
-        path.mkdir(exist_ok=True)
-        (path / "model.pt").write_text("weights", encoding="utf-8")
+        self.checkpoint_engine.makedirs(path)
+        self.checkpoint_engine.save(path / "model.pt")
+        self._copy_recovery_script(save_dir)
+        self.barriers += 1
+
+    def _copy_recovery_script(self, save_dir: str) -> None:
+        (Path(save_dir) / "zero_to_fp32.py").touch()
 
     def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict]:
         path = Path(load_dir) / tag / "model.pt"
@@ -307,9 +326,12 @@ def test_leftovers_of_a_killed_save_are_not_published(tmp_path: Path, alone: Clu
 def test_failed_save_publishes_nothing(tmp_path: Path, alone: Cluster) -> None:
     save(alone, tmp_path, 20)
 
-    with pytest.raises(CheckpointError, match=r"rank 0 could not write .*disk full"):
-        save(alone, tmp_path, 40, FakeEngine(fails=True))
+    engine = FakeEngine(fails=True)
 
+    with pytest.raises(CheckpointError, match=r"rank 0 could not write .*disk full"):
+        save(alone, tmp_path, 40, engine)
+
+    assert engine.barriers == 1, "the others wait there"
     assert newest_usable(tmp_path)[0] == tmp_path / "step-00000020"
     assert (tmp_path / "latest").read_text(encoding="utf-8") == "step-00000020\n"
 

@@ -103,7 +103,7 @@ def test_guidance_costs_memory_only_where_it_is_used(make_recipe: MakeRecipe) ->
 def test_plan_is_printed_as_one_json_object(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(str(write_recipe(tiny_recipe())), ["train.num_steps=77"], 2, as_json=True)
+    print_plan(str(write_recipe(tiny_recipe())), ["train.num_steps=77"], 2, on_cuda=False, as_json=True)
 
     found = json.loads(capsys.readouterr().out)
     assert (found["steps"], found["processes"]) == (77, 2)
@@ -117,7 +117,7 @@ def test_plan_is_printed_as_one_json_object(
 def test_plan_is_printed_for_people(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(str(write_recipe(tiny_recipe())), [], 1, as_json=False)
+    print_plan(str(write_recipe(tiny_recipe())), [], 1, on_cuda=False, as_json=False)
 
     text = capsys.readouterr().out
     assert "parameters" in text
