@@ -135,8 +135,9 @@ def _render(plan: dict[str, Any]) -> str:
     lines = [
         f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
         f"processes         {plan['processes']}",
+        f"rows              of {plan['sequence_length']} tokens",
         f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
-        f"tokens            {plan['tokens']:,}, {plan['epochs']:.2f} passes over the corpus",
+        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
         "memory per process, estimated (GiB)",
         *(
             f"  {name:<15} {size / _GIB:8.3f}{'  in host memory' if name == 'optimizer' and in_host else ''}"

@@ -31,7 +31,8 @@ class Progress:
         """Show a training line of metrics.jsonl."""
         text = f"loss {line['loss']:.4f}"
         if line["guidance_weight"] > 0:
-            text += f"  guidance {line['guidance_loss']:.3f}"
+            errors = [error for error in line["guidance_error"].values() if error is not None]
+            text += f"  guidance error {sum(errors) / max(1, len(errors)):.3f}"
         text += f"  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)

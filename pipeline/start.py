@@ -42,7 +42,7 @@ def choose_start(
     """Decide, and write the first files or events. Runs on the main process only.
 
     Raises:
-        UsageError: `--fresh` on a directory that holds a run.
+        UsageError: `--fresh` on a directory that holds a run; another number of processes or ZeRO stage.
         RecipeError: the recipe is not the one the run was started with.
         CheckpointError: there should be a checkpoint to resume from, but none is usable.
     """
@@ -107,9 +107,10 @@ def _resume(run: RunDir, options: StartOptions, world_size: int, zero_stage: int
         return Start(0, None)
     manifest = read_checkpoint_manifest(path)
     if (manifest.world_size, manifest.zero_stage) != (world_size, zero_stage):
-        raise CheckpointError(
+        raise UsageError(
             f"{path} was written by {manifest.world_size} process(es) at ZeRO stage {manifest.zero_stage}, "
-            f"this start has {world_size} at stage {zero_stage}: start with the same number and stage"
+            f"this start has {world_size} at stage {zero_stage}: start {manifest.world_size} process(es) at "
+            f"stage {manifest.zero_stage}, as before"
         )
     for damage in damaged:
         aside = set_aside(damage)

@@ -97,6 +97,18 @@ class Trainer:
         self.guide, self.num_layers = module.guide, module.model.config.num_hidden_layers
         self.schedule = build_guidance_schedule(recipe, self.num_layers, corpus.manifest.sequence_length)
         self.zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+        logger.info(
+            "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
+            run.path,
+            module.model.config.model_type,
+            module.model.num_parameters(),
+            recipe.train.global_batch_size,
+            corpus.manifest.sequence_length,
+            cluster.world_size,
+            cluster.device.type,
+            recipe.train.precision,
+            recipe.train.deepspeed,
+        )
         torch.manual_seed(int(make_keys(recipe.seed, cluster.rank)[0] >> 1))  # dropout
         self.engine = start_engine(module, recipe, deepspeed_config)
         geometry = BatchGeometry(
@@ -137,9 +149,17 @@ class Trainer:
             if self.step % recipe.checkpoint.every_steps == 0 or last or stopping:
                 self._save()
             if stopping and not last:
-                self._event("stop", step=self.step, reason=stop.signal_name or "requested")
+                reason = stop.signal_name or "requested"
+                self._event("stop", step=self.step, reason=reason)
+                logger.info(
+                    "stopped at step %d of %d (%s), checkpoint saved: start the same command again to go on",
+                    self.step,
+                    num_steps,
+                    reason,
+                )
                 return False
         self._event("done", step=self.step)
+        logger.info("done; now: python -m pipeline evaluate | export | report %s", self.run.path)
         return True
 
     def close(self) -> None:
@@ -232,7 +252,9 @@ class Trainer:
         )
         if self.metrics is not None:
             self.metrics.write("valid", {"step": self.step, **line})
-            logger.info("step %d  held-out loss %.4f", self.step, line["loss"])
+            logger.info(
+                "step %d/%d  held-out loss %.4f", self.step, self.recipe.train.num_steps, line["loss"]
+            )
 
     def _save(self) -> None:
         started = time.perf_counter()

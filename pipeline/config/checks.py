@@ -73,7 +73,7 @@ def check_recipe(recipe: Recipe, world: World) -> list[Problem]:
     """All problems of a recipe whose single values are in order."""
     problems = [*_check_steps(recipe), *_check_batch(recipe, world), *_check_engine(recipe, world)]
     manifest, vocabulary, corpus_problems = _open_corpus(recipe)
-    problems += corpus_problems
+    problems += [*corpus_problems, *_check_pattern_names(recipe)]
     config, model_problems = _open_model(recipe, manifest, vocabulary)
     problems += model_problems
     if config is not None:
@@ -264,13 +264,16 @@ def _check_model_fits(
         )
 
 
-def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
-    guidance, num_layers, num_heads = recipe.guidance, config.num_hidden_layers, config.num_attention_heads
-    for name in guidance.heads:
+def _check_pattern_names(recipe: Recipe) -> Iterator[Problem]:
+    for name in recipe.guidance.heads:
         try:
             parse_pattern(name)
         except ValueError as error:
             yield Problem((f"guidance.heads.{name}",), str(error))
+
+
+def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
+    guidance, num_layers, num_heads = recipe.guidance, config.num_hidden_layers, config.num_attention_heads
     wanted = sum(guidance.heads.values())
     if wanted > num_heads:
         yield Problem(

@@ -131,7 +131,7 @@ class CheckpointSection(Section):
 class LoggingSection(Section):
     """What is written while training."""
 
-    every_steps: PositiveInt = 10
+    every_steps: PositiveInt = Field(10, description="lines of metrics.jsonl; a terminal gets fewer")
     tensorboard: bool = True
 
 

@@ -45,6 +45,7 @@ def draw_rates(path: Path, train: Lines) -> None:
     def draw(axes: Axes) -> None:
         axes.plot(_column(train, "step"), _column(train, "learning_rate"), color="C0")
         axes.set(xlabel="step", ylabel="learning rate")
+        axes.set_ylim(bottom=0)
         axes.yaxis.label.set_color("C0")
         if any(line["guidance_weight"] for line in train):
             right = axes.twinx()
@@ -71,7 +72,7 @@ def draw_throughput(path: Path, train: Lines) -> None:
         right.set_ylabel("share of step time (%)")
         right.set_ylim(0, 100)
         right.grid(visible=False)
-        right.legend(frameon=False)
+        right.legend(frameon=False, loc="center right")
 
     _save(path, draw)
 
@@ -84,7 +85,7 @@ def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
             errors = [line["guidance_error"].get(name) for line in train]
             axes.plot(_column(train, "step"), np.array(errors, dtype=float), label=name)
         axes.set(xlabel="step", ylabel="mean squared row error")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08)
         axes.legend(frameon=False)
 
     _save(path, draw)

@@ -79,6 +79,7 @@ def _render(
         "step": f"{trained.step} of {trained.recipe.train.num_steps}",
         "held-out loss": _number(last["held_out_loss"]),
         "held-out perplexity": _number(last["held_out_perplexity"]),
+        "held-out rows used": _rows_used(trained),
         "tokens trained": f"{last['tokens']:,}",
         "passes over the corpus": f"{last['epoch']:.2f}",
         "tokens per second": f"{last['tokens_per_second']:,.0f}",
@@ -90,6 +91,11 @@ def _render(
         events=trained.run.read_events(),
         recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
     )
+
+
+def _rows_used(trained: TrainedRun) -> str:
+    total = sum(shard.rows for shard in trained.corpus.manifest.shards_of("valid"))
+    return f"{min(total, trained.recipe.evaluation.max_rows or total):,} of {total:,}"
 
 
 def _number(value: float | None) -> str:

@@ -126,5 +126,6 @@ def weights_file(run_dir: Path, step: int) -> Path:
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    """Every file but the lock, which each start signs."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}

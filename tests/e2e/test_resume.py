@@ -108,5 +108,5 @@ def test_another_number_of_processes_is_refused(finished_run):
     recipe, run_dir = finished_run
     settings = overrides(run_dir=run_dir, train__num_steps=6)
     again = train(recipe, "--accept-changes", *settings, launcher="processes")
-    assert again.code == 74
+    assert again.code == 64
     assert again.output.count("was written by 1 process(es) at ZeRO stage 1") == 1

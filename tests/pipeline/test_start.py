@@ -144,7 +144,7 @@ def test_accepted_change_is_noted(make_recipe: MakeRecipe) -> None:
 def test_other_partitioning_is_refused_before_anything_is_loaded(
     recipe: Recipe, start: dict[str, Any]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"written by 1 process.* stage 1.*this start has"):
+    with pytest.raises(UsageError, match=r"written by 1 process.* stage 1.*this start has"):
         begin(recipe, **start)
 
 
@@ -164,7 +164,7 @@ def test_required_resume_never_begins_at_step_zero(recipe: Recipe) -> None:
 
 def test_refused_start_leaves_the_recipe_as_it_was(recipe: Recipe, checkpoints: Path) -> None:
     changed = recipe.model_copy(update={"seed": 99})
-    with pytest.raises(CheckpointError, match="was written by"):
+    with pytest.raises(UsageError, match="was written by"):
         begin(changed, accept_changes=True, world_size=2)
     assert RunDir(recipe.run_dir).read_recipe() == recipe
 
