@@ -4,7 +4,8 @@ recipe.yaml        the complete recipe, defaults included
 environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
 checkpoints/       see checkpoint.py
 metrics.jsonl      see metrics.py
-events.jsonl       one line per event: start, resume, checkpoint, signal, stop, corrupt checkpoint, done
+events.jsonl       a line per event: start, resume, recipe changed, checkpoint, corrupt checkpoint, stop, done
+.lock              held while a training is at work here
 tensorboard/  report/  export/  evaluation.json
 """
 
