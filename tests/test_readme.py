@@ -78,6 +78,7 @@ def test_exit_codes_are_those_of_the_code():
     assert told == {
         0,
         prep_errors.EXIT_INTERNAL,
+        prep_errors.EXIT_INTERRUPTED,
         errors.EXIT_STOPPED,
         *(error.exit_code for error in classes),
     }

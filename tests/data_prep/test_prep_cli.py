@@ -99,7 +99,7 @@ def test_ctrl_c_stops_everything_at_once(
 ) -> None:
     """A terminal sends SIGINT to the whole process group, workers included."""
     long_file = tmp_path / "long.jsonl"
-    long_file.write_bytes(documents_file.read_bytes() * 20)
+    long_file.write_bytes(documents_file.read_bytes() * 400)  # seconds of work
     arguments = shard_command(
         long_file, tokenizer_dir, tmp_path / "out", "--keep-duplicates", "--workers", "2"
     )
