@@ -109,6 +109,8 @@ def test_ctrl_c_stops_everything_at_once(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under nohup or in the background of a script, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not any((tmp_path / "out").glob(".partial/train-*.arrow")):
         assert process.poll() is None
