@@ -29,7 +29,7 @@ from pipeline.config.deepspeed_json import read_template, resolve
 from pipeline.config.schema import ModelSection, ObjectiveSection, Recipe, TrainSection
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import Vocabulary
-from pipeline.distributed import Cluster
+from pipeline.distributed import LAUNCHER_VARIABLES, Cluster
 from pipeline.engine import PretrainingModule, forward, start_engine
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import assign_heads
@@ -39,7 +39,6 @@ from pipeline.model import build_model
 WAYS = ("none", "sampled", "all", "published")
 _HEADS = {"next": 1, "previous": 1, "first": 2}
 _LAYERS_PER_STEP = 2
-_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PRESETS = {  # layers, hidden size, heads, vocabulary, tokens per step
     "small": (8, 256, 8, 8192, 2048),
     "base": (12, 768, 12, 50368, 65536),
@@ -168,7 +167,7 @@ def resident_peak_mib() -> float:
 def measure_memory(preset: str, length: int) -> dict[str, float]:
     """Peak memory of each way, each in a fresh process."""
     # A process group of its own, not this process's.
-    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER}
+    environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     peaks = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.guidance", "--preset", preset]

@@ -8,8 +8,8 @@ import traceback
 import warnings
 from typing import Any, NoReturn
 
-from data_prep.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE
-from pipeline.errors import EXIT_STOPPED, CheckpointError, UserError
+from data_prep.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.errors import EXIT_STOPPED, UserError, exit_code_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,19 +188,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _set_up_logging()
         return arguments.action(arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if str(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except OSError as error:
-        # A full disk, a file system that went away: not the program's fault, and nothing to trace.
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return CheckpointError.exit_code
+        return exit_code_of(error)
     except KeyboardInterrupt:
-        return 130
-    except Exception:
+        return EXIT_INTERRUPTED
+    except Exception as error:
         traceback.print_exc()
-        return EXIT_INTERNAL
+        return exit_code_of(error)
 
 
 def _set_up_logging() -> None:

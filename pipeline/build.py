@@ -53,12 +53,11 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus, device: torch.devic
 def build_guidance_schedule(recipe: Recipe, num_layers: int, sequence_length: int) -> GuidanceSchedule:
     """When and where the recipe's guidance acts."""
     guidance = recipe.guidance
-    layers = guidance.layers if guidance.layers is not None else list(range(num_layers))
     return GuidanceSchedule(
         weight=scaled_weight(guidance.weight, sequence_length) if recipe.guided else 0.0,
         plateau_steps=recipe.steps_of(guidance.plateau),
         end_step=recipe.train.num_steps if guidance.end is None else recipe.steps_of(guidance.end),
-        layers=tuple(sorted(layers)),
+        layers=tuple(sorted(guidance.guided_layers(num_layers))),
         dense_steps=recipe.steps_of(guidance.dense),
         layers_per_step=guidance.layers_per_step,
         seed=recipe.seed,

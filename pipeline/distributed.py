@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from data_prep.errors import EXIT_INTERNAL
-from pipeline.errors import UsageError, UserError
+from pipeline.errors import UsageError, UserError, exit_code_of
 
 _TIMEOUT = timedelta(minutes=30)  # longer than hashing a checkpoint on a slow file system
-_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _T = TypeVar("_T")
 
 
@@ -50,7 +49,8 @@ class Cluster:
         """
         if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
             return Cluster.single()
-        if missing := [name for name in _LAUNCHER_VARIABLES if name not in os.environ]:
+        needed = [name for name in LAUNCHER_VARIABLES if name != "LOCAL_RANK"]
+        if missing := [name for name in needed if name not in os.environ]:
             raise UsageError(
                 f"the environment sets RANK or WORLD_SIZE but not {', '.join(missing)}; "
                 "use a launcher, or unset them"
@@ -99,7 +99,7 @@ class Cluster:
         if dist.is_initialized():
             dist.destroy_process_group()
         if self.world_size == 1:  # what start() set for want of a launcher
-            for name in (*_LAUNCHER_VARIABLES, "LOCAL_RANK"):
+            for name in LAUNCHER_VARIABLES:
                 os.environ.pop(name, None)
 
     def on_main(self, action: Callable[[], _T]) -> _T:
@@ -115,10 +115,8 @@ class Cluster:
         if self.is_main:
             try:
                 outcome[0] = action()
-            except UserError as error:
-                failure, outcome[1] = error, error.exit_code
             except Exception as error:  # the others must not wait for what will never come
-                failure, outcome[1] = error, EXIT_INTERNAL
+                failure, outcome[1] = error, exit_code_of(error)
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         if failure is not None:
             raise failure

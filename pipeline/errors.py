@@ -1,10 +1,18 @@
 """What can go wrong by a user's hand in training, beside data_prep's errors, and the exit codes."""
 
-from data_prep.errors import DataError, UsageError, UserError
+from data_prep.errors import EXIT_FILES, EXIT_INTERNAL, DataError, UsageError, UserError
 
 EXIT_STOPPED = 75  # a good checkpoint is on disk: run the same command again
 
-__all__ = ["EXIT_STOPPED", "CheckpointError", "DataError", "RecipeError", "UsageError", "UserError"]
+__all__ = [
+    "EXIT_STOPPED",
+    "CheckpointError",
+    "DataError",
+    "RecipeError",
+    "UsageError",
+    "UserError",
+    "exit_code_of",
+]
 
 
 class RecipeError(UserError):
@@ -16,4 +24,11 @@ class RecipeError(UserError):
 class CheckpointError(UserError):
     """Checkpoints or run files that are missing, damaged or cannot be written."""
 
-    exit_code = 74
+    exit_code = EXIT_FILES
+
+
+def exit_code_of(error: Exception) -> int:
+    """The exit code an error ends with: a full disk or a lost file system is file trouble, not a defect."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    return EXIT_FILES if isinstance(error, OSError) else EXIT_INTERNAL

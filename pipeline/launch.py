@@ -14,6 +14,7 @@ from types import FrameType
 from data_prep.errors import EXIT_INTERNAL
 from pipeline.distributed import free_port
 from pipeline.errors import EXIT_STOPPED, UsageError
+from pipeline.stop import handle_stop_signals
 
 _GRACE_SECONDS = 20.0  # for the others to end by themselves, with the same verdict, after one has ended
 _POLL_SECONDS = 0.1
@@ -49,8 +50,7 @@ def launch(command: list[str], num_processes: int) -> int:
         for process in processes:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(number, pass_on)
+    handle_stop_signals(pass_on)
     return _wait(processes)
 
 

@@ -98,7 +98,7 @@ def estimate_memory(
     predictions = batch * max(1, round(recipe.objective.mask_rate * length))
     guided_heads = sum(recipe.guidance.heads.values()) if recipe.guided else 0
     head_size = config.hidden_size // config.num_attention_heads
-    layers = len(recipe.guidance.layers or range(config.num_hidden_layers))
+    layers = len(recipe.guidance.guided_layers(config.num_hidden_layers))
     per_row = batch * guided_heads * length
     return MemoryPlan(
         weights=width * parameters // (world_size if stage == 3 else 1),

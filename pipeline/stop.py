@@ -1,9 +1,20 @@
 """Requests to stop: noted when a signal comes, acted on at the next step boundary by all processes."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+
+
+def handle_stop_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Call `handler` on every signal that means "stop"; only in a process's main thread.
+
+    A SIGHUP that is ignored stays so: that is what nohup is for.
+    """
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class StopRequest:
@@ -15,8 +26,7 @@ class StopRequest:
 
     def listen(self) -> None:
         """Install the handlers; only in the main thread of the training process."""
-        for number in _SIGNALS:
-            signal.signal(number, self._note)
+        handle_stop_signals(self._note)
 
     @property
     def requested(self) -> bool:

@@ -96,7 +96,7 @@ class Trainer:
         module = build_pretraining_module(recipe, corpus, cluster.device)
         self.guide, self.num_layers = module.guide, module.model.config.num_hidden_layers
         self.schedule = build_guidance_schedule(recipe, self.num_layers, corpus.manifest.sequence_length)
-        self.zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+        self.zero_stage = zero_stage(deepspeed_config)
         logger.info(
             "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
             run.path,
@@ -173,27 +173,28 @@ class Trainer:
         started = time.perf_counter()
         micro_batches = next(batches)
         self.loader_seconds += time.perf_counter() - started
-        totals = self._agree(micro_batches, stop)
+        predicted = sum(batch.num_predictions for batch in micro_batches)
+        valid_rows = [self.guide.count_valid(batch.lengths) for batch in micro_batches]
+        totals = self._agree(predicted, torch.stack(valid_rows).sum(0), stop)
+        learning_rate = learning_rate_at(self.recipe, self.step)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.recipe, self.step)
+            group["lr"] = learning_rate
         weight, layers = self.schedule.weight_at(self.step), self.schedule.layers_at(self.step)
         # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
         shares = len(micro_batches) * self.cluster.world_size
-        for batch in micro_batches:
-            lengths = batch.lengths
+        for batch, rows in zip(micro_batches, valid_rows):
             loss, correct, errors, mass = forward(self.engine, batch.to(self.cluster.device), layers)
             self.window.add(loss=loss, correct=correct)
             objective = loss / totals.predicted
             if layers:
                 guidance = weight * (errors / totals.valid_rows.clamp(min=1)).mean()
                 objective = objective + guidance
-                rows = self.guide.count_valid(lengths).to(self.cluster.device)
-                self.window.add_guidance(layers, errors, mass, rows)
+                self.window.add_guidance(layers, errors, mass, rows.to(self.cluster.device))
                 self.window.add(guidance_loss=guidance)
             self.engine.backward(objective * shares)
             self.engine.step()
         self.window.add(
-            predicted=sum(batch.num_predictions for batch in micro_batches),
+            predicted=predicted,
             tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
             steps=1,
         )
@@ -203,12 +204,10 @@ class Trainer:
             self.progress.step_done()
         return totals
 
-    def _agree(self, micro_batches: list[MicroBatch], stop: StopRequest) -> StepTotals:
+    def _agree(self, predicted: int, valid_rows: torch.Tensor, stop: StopRequest) -> StepTotals:
         """Sum the step's counts and stop requests over all processes, in host memory."""
-        predicted = sum(batch.num_predictions for batch in micro_batches)
-        valid = sum(self.guide.count_valid(batch.lengths) for batch in micro_batches)
         counts = torch.tensor([float(stop.requested), float(predicted)], dtype=torch.float64)
-        summed = self.cluster.sum(torch.cat([counts, torch.as_tensor(valid)]))
+        summed = self.cluster.sum(torch.cat([counts, valid_rows]))
         return StepTotals(
             predicted=summed[1].item(),
             valid_rows=summed[2:].float().to(self.cluster.device),

@@ -280,7 +280,7 @@ def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
             ("guidance.heads", "model.num_heads"),
             f"{wanted} guided heads {guidance.heads}, but a layer has {num_heads}; write at most {num_heads}",
         )
-    layers = guidance.layers if guidance.layers is not None else list(range(num_layers))
+    layers = guidance.guided_layers(num_layers)
     if beyond := [layer for layer in layers if layer >= num_layers]:
         yield Problem(
             ("guidance.layers", "model.num_layers"),
@@ -297,9 +297,7 @@ def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
 
 def _check_reach(recipe: Recipe, config: PretrainedConfig, length: int) -> Iterator[Problem]:
     """Targets must lie inside the row and inside a layer's attention window."""
-    layers = recipe.guidance.layers
-    if layers is None:
-        layers = list(range(config.num_hidden_layers))
+    layers = recipe.guidance.guided_layers(config.num_hidden_layers)
     reaches = {layer: attention_reach(config, layer) for layer in layers if layer < config.num_hidden_layers}
     for name in recipe.guidance.heads:
         try:

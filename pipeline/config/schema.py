@@ -71,6 +71,10 @@ class GuidanceSection(Section):
         None, description="afterwards so many of them, drawn each step; default: all"
     )
 
+    def guided_layers(self, num_layers: int) -> list[int]:
+        """The guided layers of a model of `num_layers`, as written."""
+        return list(range(num_layers)) if self.layers is None else self.layers
+
 
 class OptimizerSection(Section):
     """AdamW."""

@@ -146,6 +146,11 @@ def load_steps(
     )
 
 
+def rows_evaluated(num_rows: int, max_rows: int | None) -> int:
+    """How many of a split's rows an evaluation of at most `max_rows` (None: all) uses."""
+    return min(num_rows, max_rows or num_rows)
+
+
 def evaluation_batches(
     batcher: RowBatcher, max_rows: int | None, batch_size: int, rank: int, world_size: int
 ) -> Iterator[MicroBatch]:
@@ -154,7 +159,7 @@ def evaluation_batches(
     Every rank gets the same number of batches (ZeRO-3 gathers weights in each forward pass, so no rank
     may make fewer); where rows run out, a batch has filler rows without tokens and nothing to predict.
     """
-    num_rows = min(batcher.split.num_rows, max_rows or batcher.split.num_rows)
+    num_rows = rows_evaluated(batcher.split.num_rows, max_rows)
     for start in range(0, num_rows, batch_size * world_size):
         rows = np.arange(start + rank * batch_size, start + (rank + 1) * batch_size, dtype=np.int64)
         batch = batcher.batch(np.where(rows < num_rows, rows, 0), _EVALUATION_EPOCH)

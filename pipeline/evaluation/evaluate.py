@@ -3,9 +3,10 @@
 from typing import Any
 
 from data_prep.files import write_json_atomically
+from pipeline.data.batches import rows_evaluated
 from pipeline.distributed import Cluster
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.evaluation.unigram import held_out_labels, unigram_loss
+from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.metrics import finite
 from pipeline.weights import TrainedRun, load_trained_run
 
@@ -38,10 +39,8 @@ def _measure(trained: TrainedRun, cluster: Cluster, max_rows: int | None) -> dic
         recipe.train.micro_batch_size,
         cluster,
     )
-    counts = corpus.batcher(recipe, "train").split.token_counts(corpus.vocabulary.size)
-    unigram = unigram_loss(counts, corpus.vocabulary.ordinary_ids(), held_out_labels(batcher, max_rows))
-    rows = min(batcher.split.num_rows, max_rows or batcher.split.num_rows)
-    return {"rows": rows, **measured, "unigram_loss": unigram}
+    unigram = held_out_unigram_loss(recipe, corpus, max_rows)
+    return {"rows": rows_evaluated(batcher.split.num_rows, max_rows), **measured, "unigram_loss": unigram}
 
 
 def _table(path: str, result: dict[str, Any]) -> str:

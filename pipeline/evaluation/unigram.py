@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.build import Corpus
+from pipeline.config.schema import Recipe
 from pipeline.data.batches import RowBatcher, evaluation_batches
 from pipeline.data.masking import IGNORED_LABEL
 
@@ -21,6 +23,13 @@ def unigram_loss(
     smoothed[ordinary_ids] = train_counts[ordinary_ids] + 1.0
     targets = labels[labels != IGNORED_LABEL]
     return float(-np.log(smoothed[targets] / smoothed.sum()).mean())
+
+
+def held_out_unigram_loss(recipe: Recipe, corpus: Corpus, max_rows: int | None) -> float:
+    """The unigram model's loss on the tokens that held-out evaluation predicts."""
+    counts = corpus.batcher(recipe, "train").split.token_counts(corpus.vocabulary.size)
+    labels = held_out_labels(corpus.batcher(recipe, "valid"), max_rows)
+    return unigram_loss(counts, corpus.vocabulary.ordinary_ids(), labels)
 
 
 def held_out_labels(batcher: RowBatcher, max_rows: int | None) -> npt.NDArray[np.int64]:

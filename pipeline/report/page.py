@@ -8,8 +8,9 @@ import torch
 import yaml
 
 from data_prep.files import write_atomically
+from pipeline.data.batches import rows_evaluated
 from pipeline.errors import CheckpointError
-from pipeline.evaluation.unigram import held_out_labels, unigram_loss
+from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.report import figures
 from pipeline.report.attention_maps import attend_to_sentence
 from pipeline.run_dir import read_json_lines
@@ -38,11 +39,9 @@ def _draw_all(
     trained: TrainedRun, train: figures.Lines, valid: figures.Lines, directory: Path
 ) -> list[dict[str, str]]:
     """Draw every figure that this run has something for; returns file names and captions."""
-    corpus, groups = trained.corpus, trained.module.guide.groups
+    groups = trained.module.guide.groups
     names = [group.name for group in groups]
-    counts = corpus.batcher(trained.recipe, "train").split.token_counts(corpus.vocabulary.size)
-    labels = held_out_labels(corpus.batcher(trained.recipe, "valid"), trained.recipe.evaluation.max_rows)
-    unigram = unigram_loss(counts, corpus.vocabulary.ordinary_ids(), labels)
+    unigram = held_out_unigram_loss(trained.recipe, trained.corpus, trained.recipe.evaluation.max_rows)
     drawn = []
 
     def caption(name: str, text: str) -> Path:
@@ -95,7 +94,7 @@ def _render(
 
 def _rows_used(trained: TrainedRun) -> str:
     total = sum(shard.rows for shard in trained.corpus.manifest.shards_of("valid"))
-    return f"{min(total, trained.recipe.evaluation.max_rows or total):,} of {total:,}"
+    return f"{rows_evaluated(total, trained.recipe.evaluation.max_rows):,} of {total:,}"
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,7 @@ from pipeline.stop import StopRequest
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:
     """A listening StopRequest; the handlers from before come back afterwards."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     stop = StopRequest()
     stop.listen()
@@ -28,8 +28,18 @@ def test_nothing_is_requested_at_first(stop: StopRequest) -> None:
     assert stop.signal_name is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_signal_is_noted_and_the_process_goes_on(stop: StopRequest, number: signal.Signals) -> None:
+@pytest.fixture
+def hangups_wanted() -> Iterator[None]:
+    """Whatever started the tests may have told them to ignore hang-ups."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
+def test_signal_is_noted_and_the_process_goes_on(
+    hangups_wanted: None, stop: StopRequest, number: signal.Signals
+) -> None:
     receive(number)
 
     assert stop.requested
@@ -55,6 +65,17 @@ def test_repeated_termination_is_still_only_a_request(stop: StopRequest) -> None
     receive(signal.SIGTERM)
 
     assert stop.requested
+
+
+def test_hangup_ignored_by_nohup_stays_ignored(hangups_wanted: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)]
+
+    StopRequest().listen()
+
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), before):
+        signal.signal(number, handler)
 
 
 def test_not_listening_changes_no_handler() -> None:
