@@ -1,15 +1,19 @@
 """What guidance costs: step time and memory without it, with ours, and the published way.
 
-    python -m benchmarks.guidance [--device cpu|cuda] [--lengths 128,512] [--rounds 5]
+    python -m benchmarks.guidance [--device cpu|cuda] [--preset small|base] [--lengths 128,512,2048]
 
 One model and one DeepSpeed engine per way, the same rows, steps taken in turn so that a change in the
-machine's speed meets all of them. Memory is the peak over a step: of the CUDA allocator, or of the
-process's resident set on CPU, where each way is measured in a process of its own.
+machine's speed meets all of them. Memory is the peak over a few steps, each way in a process of its own: of
+the CUDA allocator, or of the process's resident set on CPU.
 
     none       no guidance
-    sampled    ours, 2 of the layers per step (what most of a run costs)
-    all        ours, all layers (while the patterns form)
+    sampled    ours in the sampled phase, a quarter of the layers per step (what most of a run costs)
+    all        ours in the dense phase, all layers (while the patterns form)
     published  attention maps of every layer kept (eager attention), dense n x n targets, mean square error
+
+"whole run" takes every step of a short run with the default schedule; its patterns do not form, so it is
+dense for as long as a run can be. "terms alone" is one layer's loss, forward and backward, against the dense
+formula under autograd.
 """
 
 import argparse
@@ -19,63 +23,56 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from benchmarks.published import PublishedGuidance, published_loss
+from pipeline.build import build_guidance_schedule
 from pipeline.config.deepspeed_json import read_template, resolve
-from pipeline.config.schema import ModelSection, ObjectiveSection, Recipe, TrainSection
+from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainSection
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import Vocabulary
+from pipeline.data.documents import Documents
 from pipeline.distributed import LAUNCHER_VARIABLES, Cluster
 from pipeline.engine import PretrainingModule, forward, start_engine
+from pipeline.guidance.allocation import allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
-from pipeline.guidance.patterns import assign_heads
-from pipeline.guidance.schedule import scaled_weight
+from pipeline.guidance.loss import make_guidance_loss
+from pipeline.guidance.patterns import parse_pattern
+from pipeline.guidance.row_terms import LossForm, row_terms
+from pipeline.guidance.targets import make_targets
 from pipeline.model import build_model
+from pipeline.run_dir import describe_machine
 
 WAYS = ("none", "sampled", "all", "published")
-_HEADS = {"next": 1, "previous": 1, "first": 2}
-_LAYERS_PER_STEP = 2
+_REFERENCE_LENGTH = 512  # of the figures named in the last line
 _PRESETS = {  # layers, hidden size, heads, vocabulary, tokens per step
     "small": (8, 256, 8, 8192, 2048),
     "base": (12, 768, 12, 50368, 65536),
 }
-
-
-class PublishedGuidance(nn.Module):
-    """The loss as published: every map kept, targets as dense matrices, summed over layers and patterns."""
-
-    def __init__(self, module: PretrainingModule) -> None:
-        super().__init__()
-        self.objective = module.objective
-        self.objective.model.set_attn_implementation("eager")
-
-    def forward(self, batch: MicroBatch, layers: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        model, length = self.objective.model, batch.input_ids.shape[1]
-        outputs = model.base_model(batch.input_ids, output_attentions=True)
-        index = batch.positions[..., None].expand(-1, -1, outputs.last_hidden_state.shape[-1])
-        logits = model.lm_head(outputs.last_hidden_state.gather(1, index)).float()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum")
-        guidance = torch.zeros((), device=loss.device)
-        for maps in outputs.attentions:
-            for group in assign_heads(_HEADS):
-                target = torch.zeros(1, 1, length, length)
-                group.pattern.subtract(target, 0)
-                target = (-target).repeat(len(maps), group.end_head - group.first_head, 1, 1).to(maps)
-                guidance = guidance + (maps[:, group.first_head : group.end_head] - target).square().mean()
-        return loss, guidance
+_HEADS = {"small": {"next": 1, "previous": 1, "first": 2}, "base": {"next": 1, "previous": 1, "first": 4}}
+_GUIDANCE: dict[str, dict[str, Any]] = {
+    "none": {"weight": 0.0},
+    "published": {"weight": 0.0},
+    "sampled": {"dense": 0},
+    "all": {"dense": 1.0},
+}
 
 
 def random_batch(rows: int, length: int, vocab_size: int, device: torch.device) -> MicroBatch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocab_size, (rows, length), generator=generator)
     positions = torch.rand(rows, length, generator=generator).argsort(1)[:, : round(0.15 * length)]
+    lengths = torch.full((rows,), length)
     return MicroBatch(
         input_ids=ids.scatter(1, positions, 4),
-        lengths=torch.full((rows,), length),
+        lengths=lengths,
+        documents=Documents.one_per_row(lengths, length),
         positions=positions,
         labels=ids.gather(1, positions),
         full=True,
@@ -85,70 +82,79 @@ def random_batch(rows: int, length: int, vocab_size: int, device: torch.device) 
 class Contestant:
     """A model and engine that trains one way."""
 
-    def __init__(self, way: str, preset: str, length: int, cluster: Cluster) -> None:
+    def __init__(self, way: str, preset: str, length: int, num_steps: int, cluster: Cluster) -> None:
         layers, hidden, heads, vocab_size, tokens = _PRESETS[preset]
         rows = tokens // length
         on_cuda = cluster.device.type == "cuda"
-        section = ModelSection(
-            num_layers=layers, hidden_size=hidden, num_heads=heads, intermediate_size=4 * hidden
+        recipe = Recipe(
+            run_dir="",
+            corpus="",
+            model=ModelSection(
+                num_layers=layers, hidden_size=hidden, num_heads=heads, intermediate_size=4 * hidden
+            ),
+            guidance=GuidanceSection(heads=_HEADS[preset], **_GUIDANCE.get(way, {})),
+            train=TrainSection(
+                num_steps=num_steps,
+                global_batch_size=rows,
+                micro_batch_size=rows,
+                deepspeed="zero1",
+                precision="bf16" if on_cuda else "fp32",
+            ),
         )
-        train = TrainSection(
-            global_batch_size=rows,
-            micro_batch_size=rows,
-            deepspeed="zero0",
-            precision="bf16" if on_cuda else "fp32",
-        )
-        recipe = Recipe(run_dir="", corpus="", model=section, train=train, objective=ObjectiveSection())
         vocabulary = Vocabulary(
             size=vocab_size, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=(0, 1, 2, 3, 4)
         )
-        self.way, self.num_layers = way, layers
-        self.guide = AttentionGuide(assign_heads(_HEADS), cluster.device)
-        module: nn.Module = PretrainingModule(build_model(section, vocabulary, length, 0), "mlm", self.guide)
+        allocation = allocate(head_table(recipe.guidance.heads, None, layers))
+        self.way, self.guide = way, AttentionGuide(allocation)
+        self.schedule = build_guidance_schedule(recipe, allocation, length)
+        self.loss = make_guidance_loss(allocation, "mean")
+        module: nn.Module = PretrainingModule(
+            build_model(recipe.model, vocabulary, length, 0), "mlm", self.guide
+        )
         if way == "published":
-            module = PublishedGuidance(module)  # type: ignore[arg-type]
-        template, _ = read_template("zero0")
+            module = PublishedGuidance(module, _HEADS[preset])  # type: ignore[arg-type]
+        template, _ = read_template(recipe.train.deepspeed)
         self.engine = start_engine(module, recipe, resolve(recipe, template, 1, on_cuda))  # type: ignore[arg-type]
-        self.batch = random_batch(rows, length, vocab_size, cluster.device)
-        self.weight = scaled_weight(7.0, length)
+        self.engine.train()
+        self.batch = random_batch(rows, length, vocab_size, torch.device("cpu"))
         self.steps = 0
 
     def step(self) -> float:
         """Take one step; returns its seconds."""
-        self._synchronize()
+        synchronize(self.engine.device)
         started = time.perf_counter()
-        predicted = self.batch.labels.numel()
-        if self.way == "published":
-            loss, guidance = self.engine(self.batch, ())
-            total = loss / predicted + 100.0 * guidance
-        else:
-            loss, _, errors, _ = forward(self.engine, self.batch, self._layers())
-            total = loss / predicted
-            if len(errors):
-                valid = self.guide.count_valid(self.batch.lengths).float().to(errors)
-                total = total + self.weight * (errors / valid).mean()
-        self.engine.backward(total)
+        self.engine.backward(self._published_total() if self.way == "published" else self._total())
         self.engine.step()
-        self._synchronize()
+        synchronize(self.engine.device)
         self.steps += 1
         return time.perf_counter() - started
 
-    def _layers(self) -> tuple[int, ...]:
-        if self.way == "none":
-            return ()
-        if self.way == "all":
-            return tuple(range(self.num_layers))
-        return tuple(sorted((self.steps + i * 3) % self.num_layers for i in range(_LAYERS_PER_STEP)))
+    def _total(self) -> torch.Tensor:
+        guided, device = self.schedule.at(self.steps), self.engine.device
+        targets = (
+            self.guide.targets(self.batch.original_ids(), self.batch.documents) if guided.layers else None
+        )
+        on_device = None if targets is None else targets.to(device)
+        loss, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
+        total = loss / self.batch.labels.numel()
+        if targets is not None:
+            total = total + self.loss(guided, terms.errors, targets.count_valid().float().to(device))
+        return total
 
-    def _synchronize(self) -> None:
-        if self.engine.device.type == "cuda":
-            torch.cuda.synchronize()
+    def _published_total(self) -> torch.Tensor:
+        loss, guidance = self.engine(self.batch.to(self.engine.device))
+        return loss / self.batch.labels.numel() + 100.0 * guidance
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def peak_memory_mib(way: str, preset: str, length: int, cluster: Cluster) -> float:
     """Peak memory of three steps, in this process, which must have done nothing before."""
     on_cuda = cluster.device.type == "cuda"
-    contestant = Contestant(way, preset, length, cluster)
+    contestant = Contestant(way, preset, length, 1000, cluster)
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
@@ -164,76 +170,157 @@ def resident_peak_mib() -> float:
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def measure_memory(preset: str, length: int) -> dict[str, float]:
-    """Peak memory of each way, each in a fresh process."""
+def measure_memory(preset: str, length: int) -> dict[str, float | None]:
+    """Peak memory of each way, each in a fresh process; None where it did not fit."""
     # A process group of its own, not this process's.
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    peaks = {}
+    peaks: dict[str, float | None] = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.guidance", "--preset", preset]
         command += ["--lengths", str(length), "--memory-of", way]
-        finished = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        peaks[way] = float(finished.stdout.splitlines()[-1])
+        finished = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+        peaks[way] = float(finished.stdout.splitlines()[-1]) if finished.returncode == 0 else None
     return peaks
 
 
 def measure_time(preset: str, length: int, rounds: int, cluster: Cluster) -> dict[str, list[float]]:
-    """Step seconds of each way, taken in turn after two warm-up steps."""
-    contestants = {way: Contestant(way, preset, length, cluster) for way in WAYS}
-    for contestant in contestants.values():
-        contestant.step(), contestant.step()
+    """Step seconds of each way, taken in turn after two warm-up steps; none for a way that does not fit."""
+    contestants = {way: Contestant(way, preset, length, 1000, cluster) for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
-        for way, contestant in contestants.items():
-            seconds[way].append(contestant.step())
+    for turn in tqdm(range(rounds + 2), desc=f"length {length}", disable=not sys.stderr.isatty()):
+        for way, contestant in list(contestants.items()):
+            try:
+                seconds[way].append(contestant.step())
+            except torch.OutOfMemoryError:
+                del contestants[way]
+                seconds[way] = []
+        if turn == 1:
+            seconds = {way: [] for way in WAYS}
     return seconds
+
+
+def measure_whole_run(preset: str, num_steps: int, cluster: Cluster) -> float:
+    """Seconds of a whole short run with the default schedule over those without guidance."""
+    runs = {
+        way: Contestant(way, preset, _REFERENCE_LENGTH, num_steps + 2, cluster) for way in ("none", "default")
+    }
+    for contestant in runs.values():
+        contestant.step(), contestant.step()
+        contestant.steps = 0  # a warmed-up run begins
+    totals = dict.fromkeys(runs, 0.0)
+    for _ in range(num_steps):
+        for way, contestant in runs.items():
+            totals[way] += contestant.step()
+    return totals["default"] / totals["none"]
+
+
+def measure_terms_alone(preset: str, length: int, rounds: int, device: torch.device) -> float:
+    """Seconds of one layer's loss, forward and backward, over those of the dense formula under autograd."""
+    _, hidden, num_heads, _, tokens = _PRESETS[preset]
+    heads, rows = _HEADS[preset], tokens // length
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    shape = (rows, sum(heads.values()), length, hidden // num_heads)
+    query, key = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
+    documents = Documents.one_per_row(torch.full((rows,), length), length)
+    patterns = [parse_pattern(name) for name in heads]
+    targets = make_targets(patterns, torch.zeros(rows, length).long(), documents, as_published=True).to(
+        device
+    )
+    pattern_of_head = [place for place, count in enumerate(heads.values()) for _ in range(count)]
+    scaling = shape[-1] ** -0.5
+
+    def ours() -> torch.Tensor:
+        errors, _ = row_terms(query, key, scaling, None, targets, pattern_of_head, LossForm())
+        return errors.mean()
+
+    def dense() -> torch.Tensor:
+        return published_loss((query @ key.transpose(-1, -2) * scaling).float().softmax(-1), heads)
+
+    return _time_of(ours, rounds, device) / _time_of(dense, rounds, device)
+
+
+def _time_of(loss: Callable[[], torch.Tensor], rounds: int, device: torch.device) -> float:
+    seconds = []
+    for _ in range(rounds + 2):
+        synchronize(device)
+        started = time.perf_counter()
+        loss().backward()
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[2:])
 
 
 def compare(preset: str, length: int, rounds: int, cluster: Cluster) -> dict[str, Any]:
     """One length: prints a table, returns the ratios against no guidance."""
     seconds = measure_time(preset, length, rounds, cluster)
     memory = measure_memory(preset, length)
+    alone = measure_terms_alone(preset, length, rounds, cluster.device)
     print(f"\nlength {length}\n{'way':<12}{'step ms':>10}{'ratio':>8}{'peak MiB':>11}{'ratio':>8}")
-    ratios: dict[str, Any] = {}
+    result: dict[str, Any] = {"terms_alone_over_dense": round(alone, 3)}
     for way in WAYS:
-        pairs = [mine / base for mine, base in zip(seconds[way], seconds["none"])]
-        step_ratio, memory_ratio = statistics.median(pairs), memory[way] / memory["none"]
+        peak, base = memory[way], memory["none"]
+        if not seconds[way] or peak is None or base is None:
+            print(f"{way:<12}  out of memory")
+            result[way] = None
+            continue
+        ratio = statistics.median(mine / none for mine, none in zip(seconds[way], seconds["none"]))
         milliseconds = 1000 * statistics.median(seconds[way])
-        print(f"{way:<12}{milliseconds:>10.1f}{step_ratio:>8.3f}{memory[way]:>11.0f}{memory_ratio:>8.3f}")
-        ratios[way] = {"step_ratio": round(step_ratio, 3), "memory_ratio": round(memory_ratio, 3)}
-    return ratios
+        print(f"{way:<12}{milliseconds:>10.1f}{ratio:>8.3f}{peak:>11.0f}{peak / base:>8.3f}")
+        result[way] = {
+            "step_ms": round(milliseconds, 2),
+            "step_ratio": round(ratio, 3),
+            "peak_mib": round(peak, 1),
+            "memory_ratio": round(peak / base, 3),
+        }
+    print(f"one layer's terms alone take {alone:.2f} of the dense formula's time")
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--preset", choices=_PRESETS, help="default: small on CPU, base on CUDA")
-    parser.add_argument("--lengths", default="128,512")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--lengths", default="128,512,2048", help="tokens per row; 512 must be among them")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each way (default 7)")
+    parser.add_argument("--run-steps", type=int, default=40, help="steps of the whole run (default 40)")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     cluster = Cluster.from_environment()
+    if arguments.device not in (None, cluster.device.type):
+        parser.error("--device cuda: no CUDA device was found")
     cluster.start()
     preset = arguments.preset or ("base" if cluster.device.type == "cuda" else "small")
     lengths = [int(length) for length in arguments.lengths.split(",")]
     if arguments.memory_of:
         print(peak_memory_mib(arguments.memory_of, preset, lengths[0], cluster))
         return 0
-    by_length = {str(length): compare(preset, length, arguments.rounds, cluster) for length in lengths}
-    last = by_length[str(lengths[-1])]
+    if _REFERENCE_LENGTH not in lengths:
+        parser.error(f"--lengths {arguments.lengths}: {_REFERENCE_LENGTH} must be among them")
+    by_length = {length: compare(preset, length, arguments.rounds, cluster) for length in lengths}
+    whole = measure_whole_run(preset, arguments.run_steps, cluster)
+    print(f"\nwhole run with the default schedule, length {_REFERENCE_LENGTH}: {whole:.3f} of no guidance")
+    reference = by_length[_REFERENCE_LENGTH]
     result = {
         "benchmark": "guidance",
         "device": torch.cuda.get_device_name() if cluster.device.type == "cuda" else "cpu",
         "preset": preset,
-        "length": lengths[-1],
-        "step_ratio_sampled": last["sampled"]["step_ratio"],
-        "memory_ratio_sampled": last["sampled"]["memory_ratio"],
-        "step_ratio_all_layers": last["all"]["step_ratio"],
-        "step_ratio_dense": last["published"]["step_ratio"],
+        "length": _REFERENCE_LENGTH,
+        "step_ratio_sampled": reference["sampled"]["step_ratio"],
+        "memory_ratio_sampled": reference["sampled"]["memory_ratio"],
+        "step_ratio_all_layers": reference["all"]["step_ratio"],
+        "memory_ratio_all_layers": reference["all"]["memory_ratio"],
+        "step_ratio_dense": reference["published"] and reference["published"]["step_ratio"],
+        "whole_run_ratio": round(whole, 3),
         "by_length": by_length,
-        "versions": {"torch": torch.__version__},
+        "machine": describe_machine(),
     }
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
     cluster.stop()
     return 0

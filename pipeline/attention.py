@@ -1,9 +1,9 @@
 """The one place where this project touches a model's attention.
 
 transformers lets a model's attention be computed by a named function. Ours computes it exactly as the
-model's fused path would (SDPA) and, before that, shows query and key to a *tap* if the layer has one.
-Nothing is copied from the model, no attention matrix is asked for, and a model without a tap runs the
-same operations as an untouched one.
+model's fused path would (SDPA). Before that it shows query, key and mask to a *tap*, which may watch them
+and may ask for something to be added to the scores. Nothing is copied from the model, no attention matrix
+is asked for, and with a tap that adds nothing the model runs the same operations as an untouched one.
 """
 
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ ATTENTION_NAME = "lodestar"
 
 
 class AttentionTap(Protocol):
-    """Sees what a layer's attention is computed from."""
+    """Sees what a layer's attention is computed from, and may add to its scores."""
 
     def observe(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
@@ -30,6 +30,12 @@ class AttentionTap(Protocol):
             key: (B, H, N, D).
             scaling: factor on the scores.
             mask: None, or bool or additive, broadcastable to (B, 1, N, N).
+        """
+
+    def bias(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
+        """What to add to the layer's scores, broadcastable to (B, H, N, N); None for nothing.
+
+        Called after `observe`, with the same layer and query; may be differentiable.
         """
 
 
@@ -70,4 +76,16 @@ def _attention(
     if tap is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         tap.observe(module.layer_idx, query, key, scaling, attention_mask)
+        bias = tap.bias(module.layer_idx, query)
+        if bias is not None:
+            attention_mask = add_to_mask(attention_mask, bias)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def add_to_mask(mask: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:
+    """An additive mask: `bias` where `mask` (None, bool or additive) lets a row attend."""
+    if mask is None:
+        return bias
+    if mask.dtype == torch.bool:
+        return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+    return mask + bias

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data_prep.format import Manifest, Split, read_manifest
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import RowBatcher
 from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
+from pipeline.data.token_sets import guidance_token_ids
 from pipeline.data.masking import MaskingRule
 from pipeline.engine import PretrainingModule
+from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
-from pipeline.guidance.patterns import assign_heads
-from pipeline.guidance.schedule import GuidanceSchedule, scaled_weight
-from pipeline.model import build_model
+from pipeline.guidance.row_terms import LossForm
+from pipeline.guidance.schedule import GuidanceSchedule, scaled_weight, weight_of_alpha
+from pipeline.model import attention_dropout, build_model
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,42 @@ class Corpus:
         return RowBatcher(CorpusSplit(self.path, split, self.manifest), rule, recipe.seed)
 
 
-def build_pretraining_module(recipe: Recipe, corpus: Corpus, device: torch.device) -> PretrainingModule:
+def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
     """The model with its objective and guide, in float32 in host memory."""
     model = build_model(recipe.model, corpus.vocabulary, corpus.manifest.sequence_length, recipe.seed)
-    guide = AttentionGuide(assign_heads(recipe.guidance.heads), device)
+    guidance = recipe.guidance
+    table = head_table(guidance.heads, guidance.layers, model.config.num_hidden_layers)
+    allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
+    as_published = guidance.normalization == "authors"
+    keep = 1.0 - attention_dropout(model.config) if as_published else 1.0
+    guide = AttentionGuide(allocation, LossForm(name=guidance.error, keep=keep), as_published)
     return PretrainingModule(model, recipe.objective.kind, guide)
 
 
-def build_guidance_schedule(recipe: Recipe, num_layers: int, sequence_length: int) -> GuidanceSchedule:
+def build_guidance_schedule(recipe: Recipe, allocation: Allocation, sequence_length: int) -> GuidanceSchedule:
     """When and where the recipe's guidance acts."""
     guidance = recipe.guidance
+    layers = allocation.guided_layers
+    weights = guidance.layer_weights
     return GuidanceSchedule(
-        weight=scaled_weight(guidance.weight, sequence_length) if recipe.guided else 0.0,
+        weight=guidance_weight(recipe, allocation, sequence_length),
+        bias=guidance.bias if guidance.method == "bias" and layers else 0.0,
         plateau_steps=recipe.steps_of(guidance.plateau),
         end_step=recipe.train.num_steps if guidance.end is None else recipe.steps_of(guidance.end),
-        layers=tuple(sorted(guidance.guided_layers(num_layers))),
-        dense_steps=recipe.steps_of(guidance.dense),
-        layers_per_step=guidance.layers_per_step,
+        layers=layers,
+        dense_steps=None if guidance.dense == "formed" else recipe.steps_of(guidance.dense),
+        layers_per_step=guidance.num_layers_per_step(len(layers)),
+        layer_weights=None if weights is None else tuple(weights),
+        row_stride=guidance.row_stride,
         seed=recipe.seed,
     )
+
+
+def guidance_weight(recipe: Recipe, allocation: Allocation, sequence_length: int) -> float:
+    """Factor on the mean row error: the recipe's weight or alpha for rows of this length."""
+    guidance = recipe.guidance
+    if not recipe.guided:
+        return 0.0
+    if guidance.alpha is not None:
+        return weight_of_alpha(guidance.alpha, allocation.num_layer_types, sequence_length)
+    return scaled_weight(guidance.weight, sequence_length)

@@ -10,6 +10,8 @@ from pipeline.attention import install_tap
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
+from pipeline.guidance.schedule import GuidedStep
+from pipeline.guidance.targets import Targets
 from pipeline.objectives import OBJECTIVES
 
 
@@ -33,34 +35,36 @@ class PretrainingModule(nn.Module):
         *,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        lengths: torch.Tensor,
         positions: torch.Tensor,
         labels: torch.Tensor,
-        layers: tuple[int, ...],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Score a micro-batch (see MicroBatch); `layers` are the guided layers to look at.
+        guided: GuidedStep,
+        targets: Targets | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score a micro-batch (see MicroBatch); see AttentionGuide.watch for `guided` and `targets`.
 
         Returns:
-            Summed objective, number of right guesses, guidance errors and mass (layers, guided heads).
+            Summed objective, number of right guesses, and the guidance terms: errors, mass and rows, each
+            (looked-at layers, heads).
         """
-        self.guide.watch(layers, lengths)
+        self.guide.watch(guided, targets, self.training)
         loss, correct = self.objective(input_ids, attention_mask, positions, labels)
-        terms: GuidanceTerms = self.guide.collect(input_ids.device)
-        return loss, correct, terms.errors, terms.mass
+        terms = self.guide.collect(input_ids.device)
+        return loss, correct, terms.errors, terms.mass, terms.rows
 
 
 def forward(
-    module: nn.Module, batch: MicroBatch, layers: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    module: nn.Module, batch: MicroBatch, guided: GuidedStep, targets: Targets | None
+) -> tuple[torch.Tensor, torch.Tensor, GuidanceTerms]:
     """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device."""
-    return module(
+    loss, correct, *terms = module(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask(),
-        lengths=batch.lengths,
         positions=batch.positions,
         labels=batch.labels,
-        layers=layers,
+        guided=guided,
+        targets=targets,
     )
+    return loss, correct, GuidanceTerms(*terms)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from data_prep.format import TOKENIZER_NAME
 from pipeline.data.batches import evaluation_batches
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.model import usable_positions
 from pipeline.weights import TrainedRun, load_trained_run
 
@@ -61,5 +62,5 @@ def _largest_difference(trained: TrainedRun, directory: Path) -> float:
     batcher = trained.corpus.batcher(trained.recipe, "valid")
     batch = next(evaluation_batches(batcher, _CHECKED_ROWS, _CHECKED_ROWS, rank=0, world_size=1))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask()}
-    trained.module.guide.watch((), batch.lengths)
+    trained.module.guide.watch(GuidedStep(), None, training=False)
     return (reopened(**inputs).logits - trained.module.model(**inputs).logits).abs().max().item()

@@ -8,7 +8,9 @@ Fields of a line with kind "train", over the steps since the line before:
     accuracy           share of predicted tokens guessed right
     guidance_loss      what guidance added to the loss, weight included, mean per step
     guidance_weight    its weight in the last step
-    guidance_error     pattern -> mean squared row error; null if no layer was looked at
+    guidance_bias      what was added to the targets' scores in the last step
+    guided_layers      layers looked at in the last step
+    guidance_error     pattern -> mean row error; null if no layer was looked at
     guidance_mass      pattern -> list over layers: mean attention on target; null where not looked at
     learning_rate      in the last step
     gradient_norm      in the last step, before clipping; null at ZeRO stage 0 in fp32 (DeepSpeed has none)
@@ -22,7 +24,6 @@ Every line also has "time" (UTC). A number that is not finite is written as null
 
 import json
 import math
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ import torch
 
 from data_prep.files import write_atomically
 from pipeline.distributed import Cluster
-from pipeline.guidance.patterns import PatternHeads
+from pipeline.guidance.allocation import Allocation
+from pipeline.guidance.guide import GuidanceTerms
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.run_dir import read_json_lines
 
 _COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps")
@@ -44,10 +47,12 @@ class WindowSums:
     without the interruption.
     """
 
-    def __init__(self, num_layers: int, num_heads: int, device: torch.device) -> None:
-        """For a model of `num_layers` layers with `num_heads` guided heads in each."""
+    def __init__(self, allocation: Allocation, device: torch.device) -> None:
+        """For a model with these guided heads."""
+        self.allocation = allocation
         self.counters = torch.zeros(len(_COUNTERS), dtype=torch.float64, device=device)
-        self.by_head = torch.zeros(3, num_layers, num_heads, dtype=torch.float64, device=device)
+        shape = (3, len(allocation.layers), allocation.num_heads)
+        self.by_head = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def add(self, **values: torch.Tensor | float) -> None:
         """Add to the counters named in _COUNTERS."""
@@ -56,14 +61,10 @@ class WindowSums:
                 value.detach() if isinstance(value, torch.Tensor) else value
             )
 
-    def add_guidance(
-        self, layers: Sequence[int], errors: torch.Tensor, mass: torch.Tensor, valid: torch.Tensor
-    ) -> None:
-        """Add errors and mass (layers, heads) and the number of rows they sum over, (heads,)."""
-        index = list(layers)
-        self.by_head[0, index] += errors.detach()
-        self.by_head[1, index] += mass.detach()
-        self.by_head[2, index] += valid
+    def add_guidance(self, guided: GuidedStep, terms: GuidanceTerms) -> None:
+        """Add the terms of the layers looked at."""
+        index = [layer.layer for layer in guided.layers]
+        self.by_head[:, index] += torch.stack([terms.errors.detach(), terms.mass, terms.rows])
 
     def state(self) -> dict[str, torch.Tensor]:
         """For a checkpoint."""
@@ -74,7 +75,7 @@ class WindowSums:
         self.counters.copy_(state["counters"])
         self.by_head.copy_(state["by_head"])
 
-    def take(self, cluster: Cluster, groups: Sequence[PatternHeads]) -> dict[str, Any]:
+    def take(self, cluster: Cluster) -> dict[str, Any]:
         """Totals over all processes as plain numbers; the window starts anew. All processes call this."""
         counters, by_head = (
             cluster.sum(self.counters.clone()).tolist(),
@@ -84,10 +85,10 @@ class WindowSums:
         self.by_head.zero_()
         totals = dict(zip(_COUNTERS, counters))
         errors, mass = {}, {}
-        for group in groups:
-            error, hits, rows = by_head[:, :, group.first_head : group.end_head].sum(-1)
-            errors[group.name] = _ratio(error.sum().item(), rows.sum().item())
-            mass[group.name] = [_ratio(h, r) for h, r in zip(hits.tolist(), rows.tolist())]
+        for name in self.allocation.names:
+            error, hits, rows = self._sums_of(name, by_head)
+            errors[name] = _ratio(error.sum().item(), rows.sum().item())
+            mass[name] = [_ratio(h, r) for h, r in zip(hits.tolist(), rows.tolist())]
         predicted = totals["predicted"] or math.nan
         return {
             "loss": totals["loss"] / predicted,
@@ -98,6 +99,15 @@ class WindowSums:
             "guidance_error": errors,
             "guidance_mass": mass,
         }
+
+    def _sums_of(self, name: str, by_head: torch.Tensor) -> torch.Tensor:
+        """Errors, mass and rows of a pattern's heads, by layer, (3, layers)."""
+        sums = by_head.new_zeros(by_head.shape[:2])
+        for layer, groups in enumerate(self.allocation.layers):
+            for group in groups:
+                if group.name == name:
+                    sums[:, layer] += by_head[:, layer, group.first_head : group.end_head].sum(-1)
+        return sums
 
 
 class MetricsLog:

@@ -58,6 +58,11 @@ def usable_positions(config: PretrainedConfig) -> int:
     return config.max_position_embeddings - reserved
 
 
+def attention_dropout(config: PretrainedConfig) -> float:
+    """Rate of the dropout on attention probabilities."""
+    return float(getattr(config, _DROPOUT_KEYS[config.model_type][1]))
+
+
 def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
     """How far a token sees to either side in a layer; None for all the way."""
     if getattr(config, "layer_types", None) and config.layer_types[layer] == "sliding_attention":

@@ -13,10 +13,13 @@ import torch
 from transformers import AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import Manifest, read_manifest
+from pipeline.build import guidance_weight
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import offloads_optimizer, read_template, resolve, zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
+from pipeline.guidance.allocation import Allocation, allocate, head_table
+from pipeline.guidance.schedule import alpha_of_weight
 from pipeline.model import model_config
 
 _GIB = 2**30
@@ -61,7 +64,9 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    memory = estimate_memory(recipe, config, manifest, parameters, template, world.world_size)
+    guidance = recipe.guidance
+    allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
+    memory = estimate_memory(recipe, config, manifest, parameters, template, allocation, world.world_size)
     rows = sum(shard.rows for shard in manifest.shards_of("train"))
     tokens_per_row = manifest.train_tokens / rows
     trained_rows = recipe.train.num_steps * recipe.train.global_batch_size
@@ -74,6 +79,7 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
         "tokens_per_step": round(recipe.train.global_batch_size * tokens_per_row),
         "tokens": round(trained_rows * tokens_per_row),
         "epochs": trained_rows / rows,
+        "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
         "memory_bytes_per_process": asdict(memory) | {"on_device": memory.on_device()},
         "deepspeed_config": resolve(recipe, template, world.world_size, world.on_cuda),
     }
@@ -85,6 +91,7 @@ def estimate_memory(
     manifest: Manifest,
     parameters: int,
     template: dict[str, Any],
+    allocation: Allocation,
     world_size: int,
 ) -> MemoryPlan:
     """Bytes per process for a recipe's model states, activations, logits and guidance buffers.
@@ -96,10 +103,6 @@ def estimate_memory(
     masters = 0 if stage == 0 and width == 4 else 4
     batch, length = recipe.train.micro_batch_size, manifest.sequence_length
     predictions = batch * max(1, round(recipe.objective.mask_rate * length))
-    guided_heads = sum(recipe.guidance.heads.values()) if recipe.guided else 0
-    head_size = config.hidden_size // config.num_attention_heads
-    layers = len(recipe.guidance.guided_layers(config.num_hidden_layers))
-    per_row = batch * guided_heads * length
     return MemoryPlan(
         weights=width * parameters // (world_size if stage == 3 else 1),
         gradients=width * parameters // (world_size if stage >= 2 else 1),
@@ -107,10 +110,37 @@ def estimate_memory(
         activations=width * batch * length * _activation_values_per_token(recipe, config),
         # Logits in the model's type, in float32, and their gradient.
         logits=predictions * config.vocab_size * (width + 4 + 4),
-        # Kept: inner sums and valid rows of each layer. Passing: blocks of scores, gradients of q and k.
-        guidance=(layers * per_row * 8 + _BLOCK_BYTES + 2 * per_row * head_size * 4) if guided_heads else 0,
+        guidance=_guidance_bytes(recipe, allocation, config, batch * length, length, width),
         optimizer_in_host_memory=offloads_optimizer(template),
     )
+
+
+def _guidance_bytes(
+    recipe: Recipe, allocation: Allocation, config: PretrainedConfig, tokens: int, length: int, width: int
+) -> int:
+    """What a micro-batch of `tokens` positions keeps and needs for guidance while all layers are guided."""
+    if recipe.guidance.method == "bias":  # one dense mask per layer, kept for the backward pass
+        heads = config.num_attention_heads
+        return len(allocation.guided_layers) * tokens * heads * length * width
+    if not recipe.guided:
+        return 0
+    guided_heads = sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers)
+    head_size = config.hidden_size // config.num_attention_heads
+    # Kept: 5 numbers of 4 bytes and a flag per row. Passing: blocks of scores, gradients of query and key.
+    return guided_heads * tokens * 21 + _BLOCK_BYTES + 2 * allocation.num_heads * tokens * head_size * 4
+
+
+def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
+    """Heads and weight, in this project's unit and in the authors'; None without guidance loss."""
+    if not recipe.guided:
+        return None
+    weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
+    return {
+        "guided_layers": len(allocation.guided_layers),
+        "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),
+        "weight": weight,
+        "alpha": alpha_of_weight(weight, types, length),
+    }
 
 
 def _activation_values_per_token(recipe: Recipe, config: PretrainedConfig) -> int:
@@ -138,6 +168,7 @@ def _render(plan: dict[str, Any]) -> str:
         f"rows              of {plan['sequence_length']} tokens",
         f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
         f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+        f"guidance          {_guidance_line(plan['guidance'])}",
         "memory per process, estimated (GiB)",
         *(
             f"  {name:<15} {size / _GIB:8.3f}{'  in host memory' if name == 'optimizer' and in_host else ''}"
@@ -148,3 +179,12 @@ def _render(plan: dict[str, Any]) -> str:
         json.dumps(plan["deepspeed_config"], indent=2),
     ]
     return "\n".join(lines)
+
+
+def _guidance_line(guidance: dict[str, Any] | None) -> str:
+    if guidance is None:
+        return "no loss"
+    return (
+        f"{guidance['guided_heads']} heads in {guidance['guided_layers']} layers, weight "
+        f"{guidance['weight']:.4g} on the mean row error (the authors' alpha: {guidance['alpha']:.4g})"
+    )

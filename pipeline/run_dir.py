@@ -5,6 +5,7 @@ environment.json   versions, commit, device, corpus and DeepSpeed configuration 
 checkpoints/       see checkpoint.py
 metrics.jsonl      see metrics.py
 events.jsonl       a line per event: start, resume, recipe changed, checkpoint, corrupt checkpoint, stop, done
+attention/         see evaluation/attention_snapshot.py
 .lock              held while a training is at work here
 tensorboard/  report/  export/  evaluation.json
 """
@@ -47,6 +48,7 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.events_file = self.path / "events.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.attention = self.path / "attention"
         self.report = self.path / "report"
         self.export = self.path / "export"
         self.evaluation_file = self.path / "evaluation.json"
@@ -153,17 +155,24 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
 
 def describe_environment(recipe: Recipe, deepspeed_config: dict[str, Any], world_size: int) -> dict[str, Any]:
     """What the run runs with, for environment.json."""
-    on_cuda = torch.cuda.is_available()
     return {
         "command": shlex.join(sys.argv),
-        "commit": _git_commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "host": platform.node(),
-        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        **describe_machine(),
         "world_size": world_size,
         "corpus_sha256": read_manifest(Path(recipe.corpus)).content_sha256(),
         "deepspeed_config": deepspeed_config,
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Commit, versions and device, for what is measured or run here."""
+    on_cuda = torch.cuda.is_available()
+    return {
+        "commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
     }
 
 
@@ -179,6 +188,8 @@ def _settings_of(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.model_dump()
     if recipe.schedule.kind != "wsd":
         del settings["schedule"]["decay"]  # a recipe may not say it where it has no effect
+    for key in recipe.guidance.without_effect():
+        settings["guidance"].pop(key, None)
     if recipe.model.checkpoint is not None and not settings_beside_checkpoint(recipe.model):
         settings["model"] = {"checkpoint": recipe.model.checkpoint}
     return settings
@@ -191,7 +202,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, f"{prefix}{key}.")
             # Heads are given out in the order written.
-            if f"{prefix}{key}" == "guidance.heads" and before == after and list(before) != list(after):
+            is_heads = f"{prefix}{key}".startswith("guidance.heads")
+            if is_heads and before == after and list(before) != list(after):
                 found.append((f"{prefix}{key}", list(before), list(after)))
         elif before != after:
             found.append((f"{prefix}{key}", before, after))

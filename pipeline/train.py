@@ -26,7 +26,19 @@ from pipeline.data.counter_rng import make_keys
 from pipeline.distributed import Cluster
 from pipeline.engine import forward, start_engine
 from pipeline.errors import UsageError
+from pipeline.evaluation.attention_snapshot import (
+    Snapshot,
+    pick_sentence,
+    record_attention,
+    snapshot_steps,
+    write_snapshot,
+)
 from pipeline.evaluation.held_out import evaluate_held_out
+from pipeline.guidance.formation import Formation
+from pipeline.guidance.loss import make_guidance_loss
+from pipeline.guidance.schedule import GuidedStep
+from pipeline.guidance.targets import Targets
+from pipeline.guidance.timer import CLOCK
 from pipeline.learning_rate import learning_rate_at
 from pipeline.metrics import MetricsLog, WindowSums
 from pipeline.progress import Progress
@@ -43,7 +55,7 @@ class StepTotals:
 
     Attributes:
         predicted: tokens predicted.
-        valid_rows: rows with a target, per guided head, (guided heads,).
+        valid_rows: rows with a target, per guidance pattern, (patterns,).
         stop: some process was asked to stop.
     """
 
@@ -93,9 +105,12 @@ class Trainer:
         self.recipe, self.run, self.cluster = recipe, run, cluster
         self.step = start.step
         corpus = Corpus.open(recipe.corpus)
-        module = build_pretraining_module(recipe, corpus, cluster.device)
-        self.guide, self.num_layers = module.guide, module.model.config.num_hidden_layers
-        self.schedule = build_guidance_schedule(recipe, self.num_layers, corpus.manifest.sequence_length)
+        module = build_pretraining_module(recipe, corpus)
+        self.guide = module.guide
+        allocation = self.guide.allocation
+        self.guidance_loss = make_guidance_loss(allocation, recipe.guidance.normalization)
+        self.schedule = build_guidance_schedule(recipe, allocation, corpus.manifest.sequence_length)
+        self.formation = Formation(self.schedule, recipe.guidance.formed_mass)
         self.zero_stage = zero_stage(deepspeed_config)
         logger.info(
             "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
@@ -119,8 +134,9 @@ class Trainer:
         )
         self.train_batcher = corpus.batcher(recipe, "train")
         self.valid_batcher = corpus.batcher(recipe, "valid")
+        self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
         self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
-        self.window = WindowSums(self.num_layers, self.guide.num_heads, cluster.device)
+        self.window = WindowSums(allocation, cluster.device)
         self.tokens, self.window_seconds, self.loader_seconds = 0, 0.0, 0.0
         if start.checkpoint is not None:
             self._restore(load_checkpoint(cluster, self.engine, start.checkpoint))
@@ -139,6 +155,8 @@ class Trainer:
         batches = load_steps(self.step_batches, self.step, num_steps, recipe.data.num_workers, on_cuda)
         self.engine.train()
         while self.step < num_steps:
+            if self.step in snapshot_steps(num_steps):
+                self._keep_snapshot()
             totals = self._train_step(batches, stop)
             stopping = totals.stop or self.step == stop_at
             last = self.step == num_steps
@@ -173,26 +191,35 @@ class Trainer:
         started = time.perf_counter()
         micro_batches = next(batches)
         self.loader_seconds += time.perf_counter() - started
+        guided = self.schedule.at(self.step, self.formation.formed_step)
+        targets = [self._targets(batch, guided) for batch in micro_batches]
         predicted = sum(batch.num_predictions for batch in micro_batches)
-        valid_rows = [self.guide.count_valid(batch.lengths) for batch in micro_batches]
-        totals = self._agree(predicted, torch.stack(valid_rows).sum(0), stop)
+        totals = self._agree(predicted, targets, stop)
         learning_rate = learning_rate_at(self.recipe, self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        weight, layers = self.schedule.weight_at(self.step), self.schedule.layers_at(self.step)
+        measuring, device = self.formation.is_due(self.step), self.cluster.device
         # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
         shares = len(micro_batches) * self.cluster.world_size
-        for batch, rows in zip(micro_batches, valid_rows):
-            loss, correct, errors, mass = forward(self.engine, batch.to(self.cluster.device), layers)
+        for batch, target in zip(micro_batches, targets):
+            on_device = None if target is None else target.to(device)
+            loss, correct, terms = forward(self.engine, batch.to(device), guided, on_device)
             self.window.add(loss=loss, correct=correct)
             objective = loss / totals.predicted
-            if layers:
-                guidance = weight * (errors / totals.valid_rows.clamp(min=1)).mean()
+            if guided.layers:
+                guidance = self.guidance_loss(guided, terms.errors, totals.valid_rows)
                 objective = objective + guidance
-                self.window.add_guidance(layers, errors, mass, rows.to(self.cluster.device))
+                self.window.add_guidance(guided, terms)
                 self.window.add(guidance_loss=guidance)
+            if measuring:
+                self.formation.add(terms)
             self.engine.backward(objective * shares)
             self.engine.step()
+        if measuring and (mass := self.formation.judge(self.step, self.cluster)) is not None:
+            self._event("patterns formed", step=self.step + 1, mean_mass=round(mass, 4))
+            logger.info(
+                "step %d: the guidance patterns have formed; from now on layers are sampled", self.step + 1
+            )
         self.window.add(
             predicted=predicted,
             tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
@@ -204,9 +231,19 @@ class Trainer:
             self.progress.step_done()
         return totals
 
-    def _agree(self, predicted: int, valid_rows: torch.Tensor, stop: StopRequest) -> StepTotals:
+    def _targets(self, batch: MicroBatch, guided: GuidedStep) -> Targets | None:
+        """Guidance targets of a micro-batch in host memory; None for a step that needs none."""
+        if not guided.layers and not guided.bias:
+            return None
+        return self.guide.targets(batch.original_ids(), batch.documents)
+
+    def _agree(self, predicted: int, targets: list[Targets | None], stop: StopRequest) -> StepTotals:
         """Sum the step's counts and stop requests over all processes, in host memory."""
         counts = torch.tensor([float(stop.requested), float(predicted)], dtype=torch.float64)
+        valid_rows = torch.zeros(len(self.guide.allocation.patterns), dtype=torch.float64)
+        for target in targets:
+            if target is not None:
+                valid_rows += target.count_valid()
         summed = self.cluster.sum(torch.cat([counts, valid_rows]))
         return StepTotals(
             predicted=summed[1].item(),
@@ -216,8 +253,9 @@ class Trainer:
 
     def _log(self) -> None:
         started = time.perf_counter()
-        line = self.window.take(self.cluster, self.guide.groups)
-        guidance_seconds = self.guide.timer.take()
+        line = self.window.take(self.cluster)
+        guidance_seconds = CLOCK.take()
+        guided = self.schedule.at(self.step - 1, self.formation.formed_step)
         seconds = self.window_seconds + time.perf_counter() - started
         steps, tokens = line.pop("steps"), line["tokens"]
         self.tokens += tokens
@@ -226,7 +264,9 @@ class Trainer:
             "step": self.step,
             "epoch": self.step * self.recipe.train.global_batch_size / self.train_batcher.split.num_rows,
             "tokens": self.tokens,
-            "guidance_weight": self.schedule.weight_at(self.step - 1),
+            "guidance_weight": guided.weight,
+            "guidance_bias": guided.bias,
+            "guided_layers": len(guided.layers),
             "learning_rate": learning_rate_at(self.recipe, self.step - 1),
             "gradient_norm": None if norm is None else float(norm),
             "tokens_per_second": tokens / seconds,
@@ -243,7 +283,6 @@ class Trainer:
         line = evaluate_held_out(
             self.engine,
             self.guide,
-            self.num_layers,
             self.valid_batcher,
             self.recipe.evaluation.max_rows,
             self.recipe.train.micro_batch_size,
@@ -255,11 +294,19 @@ class Trainer:
                 "step %d/%d  held-out loss %.4f", self.step, self.recipe.train.num_steps, line["loss"]
             )
 
+    def _keep_snapshot(self) -> None:
+        """Keep what the heads look at, for the report."""
+        module = self.engine.module
+        probs = record_attention(self.engine, module.model, self.guide, self.sentence)
+        if self.cluster.is_main:
+            write_snapshot(self.run.attention, Snapshot(self.step, probs))
+
     def _save(self) -> None:
         started = time.perf_counter()
         state = {
             "random": random_state(),
             "window": self.window.state(),
+            "formed_step": self.formation.formed_step,
             "tokens": self.tokens,
             "window_seconds": self.window_seconds,
             "loader_seconds": self.loader_seconds,
@@ -275,6 +322,7 @@ class Trainer:
     def _restore(self, state: dict) -> None:
         restore_random_state(state["random"])
         self.window.restore(state["window"])
+        self.formation.formed_step = state["formed_step"]
         self.tokens = state["tokens"]
         self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
 

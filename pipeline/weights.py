@@ -39,7 +39,7 @@ def load_trained_run(path: str, device: torch.device) -> TrainedRun:
     if checkpoint is None:
         raise CheckpointError(f"{run.path} has no checkpoint yet; train it first")
     corpus = Corpus.open(recipe.corpus)
-    module = build_pretraining_module(recipe, corpus, device)
+    module = build_pretraining_module(recipe, corpus)
     _load_all(module, read_weights(checkpoint), checkpoint)
     return TrainedRun(run, recipe, corpus, module.to(device).eval(), step_of(checkpoint))
 

@@ -14,13 +14,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
 from pipeline.config.deepspeed_json import read_template, zero_stage
+from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, read_vocabulary
 from pipeline.errors import DataError
-from pipeline.guidance.patterns import OffsetPattern, parse_pattern
 from pipeline.model import (
-    attention_reach,
     has_safetensors,
     model_config,
     settings_beside_checkpoint,
@@ -73,13 +72,14 @@ def check_recipe(recipe: Recipe, world: World) -> list[Problem]:
     """All problems of a recipe whose single values are in order."""
     problems = [*_check_steps(recipe), *_check_batch(recipe, world), *_check_engine(recipe, world)]
     manifest, vocabulary, corpus_problems = _open_corpus(recipe)
-    problems += [*corpus_problems, *_check_pattern_names(recipe)]
+    problems += [
+        *corpus_problems,
+        *check_guidance(recipe, None if vocabulary is None else Path(recipe.corpus)),
+    ]
     config, model_problems = _open_model(recipe, manifest, vocabulary)
     problems += model_problems
     if config is not None:
-        problems += _check_heads(recipe, config)
-        if manifest is not None:
-            problems += _check_reach(recipe, config, manifest.sequence_length)
+        problems += check_guided_heads(recipe, config, manifest.sequence_length if manifest else None)
     return problems
 
 
@@ -88,7 +88,7 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def _check_steps(recipe: Recipe) -> Iterator[Problem]:
-    num_steps, guidance = recipe.train.num_steps, recipe.guidance
+    num_steps = recipe.train.num_steps
     warmup = recipe.steps_of(recipe.schedule.warmup)
     decay = recipe.steps_of(recipe.schedule.decay) if recipe.schedule.kind == "wsd" else 0
     if warmup + decay > num_steps:
@@ -100,12 +100,6 @@ def _check_steps(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(
             ("schedule.decay", "schedule.kind"),
             f"has no effect with kind {recipe.schedule.kind!r}; remove it, or write kind: wsd",
-        )
-    if guidance.end is not None and recipe.steps_of(guidance.end) < recipe.steps_of(guidance.plateau):
-        yield Problem(
-            ("guidance.plateau", "guidance.end"),
-            f"the plateau lasts {recipe.steps_of(guidance.plateau)} steps but the weight is to be zero at "
-            f"{recipe.steps_of(guidance.end)}; write an end at or after the plateau",
         )
     objective = recipe.objective
     if objective.mask_share + objective.random_share > 1.0:
@@ -262,55 +256,3 @@ def _check_model_fits(
             "the checkpoint's tokenizer.json is not the corpus's; prepare the corpus with "
             f"--tokenizer {recipe.model.checkpoint}",
         )
-
-
-def _check_pattern_names(recipe: Recipe) -> Iterator[Problem]:
-    for name in recipe.guidance.heads:
-        try:
-            parse_pattern(name)
-        except ValueError as error:
-            yield Problem((f"guidance.heads.{name}",), str(error))
-
-
-def _check_heads(recipe: Recipe, config: PretrainedConfig) -> Iterator[Problem]:
-    guidance, num_layers, num_heads = recipe.guidance, config.num_hidden_layers, config.num_attention_heads
-    wanted = sum(guidance.heads.values())
-    if wanted > num_heads:
-        yield Problem(
-            ("guidance.heads", "model.num_heads"),
-            f"{wanted} guided heads {guidance.heads}, but a layer has {num_heads}; write at most {num_heads}",
-        )
-    layers = guidance.guided_layers(num_layers)
-    if beyond := [layer for layer in layers if layer >= num_layers]:
-        yield Problem(
-            ("guidance.layers", "model.num_layers"),
-            f"{beyond} are beyond the last layer, {num_layers - 1} (the first is 0)",
-        )
-    if len(set(layers)) != len(layers) or not layers:
-        yield Problem(("guidance.layers",), f"found {layers}; name each layer once, at least one")
-    if guidance.layers_per_step is not None and guidance.layers_per_step > len(layers):
-        yield Problem(
-            ("guidance.layers_per_step", "guidance.layers"),
-            f"cannot draw {guidance.layers_per_step} of {len(layers)} layers; write at most {len(layers)}",
-        )
-
-
-def _check_reach(recipe: Recipe, config: PretrainedConfig, length: int) -> Iterator[Problem]:
-    """Targets must lie inside the row and inside a layer's attention window."""
-    layers = recipe.guidance.guided_layers(config.num_hidden_layers)
-    reaches = {layer: attention_reach(config, layer) for layer in layers if layer < config.num_hidden_layers}
-    for name in recipe.guidance.heads:
-        try:
-            pattern = parse_pattern(name)
-        except ValueError:
-            continue
-        distance = abs(pattern.offset) if isinstance(pattern, OffsetPattern) else length - 1
-        if distance >= length:
-            yield Problem((f"guidance.heads.{name}",), f"points outside rows of {length} tokens; write less")
-        elif short := [layer for layer, reach in reaches.items() if reach is not None and distance > reach]:
-            others = [layer for layer, reach in reaches.items() if reach is None or distance <= reach]
-            yield Problem(
-                ("guidance.layers", f"guidance.heads.{name}"),
-                f"layers {short} attend locally and cannot reach {name!r} in rows of {length} tokens; "
-                + (f"write layers: {others}" if others else f"no layer can: leave {name!r} out"),
-            )

@@ -4,10 +4,15 @@ A *duration* is a number of steps (an integer) or a share of `train.num_steps` (
 a recipe keeps its shape when the number of steps changes.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_core import PydanticCustomError
+
+from pipeline.data.token_sets import CLS_AND_SEP
+from pipeline.guidance.allocation import pattern_names
+from pipeline.guidance.patterns import TOKEN_PATTERNS
 
 
 def _check_duration(value: Any) -> Any:
@@ -20,7 +25,34 @@ def _check_duration(value: Any) -> Any:
     return value
 
 
+def _check_heads(value: Any) -> Any:
+    def is_counts(counts: Any) -> bool:
+        return isinstance(counts, dict) and all(type(c) is int and c > 0 for c in counts.values())
+
+    is_table = isinstance(value, dict) and all(map(is_counts, value.values()))
+    if not (isinstance(value, str) or is_counts(value) or is_table):
+        raise PydanticCustomError(
+            "heads",
+            "write a preset (paper, grid or clark), pattern: number of heads, from 1 (next: 1), or a range of "
+            "layers with such a table below it (0-3: {{next: 2}})",
+        )
+    return value
+
+
+def _check_layers_per_step(value: Any) -> Any:
+    is_count = type(value) is int and value >= 1
+    is_share = isinstance(value, float) and 0.0 < value < 1.0
+    if not (is_count or is_share):
+        raise PydanticCustomError(
+            "layers_per_step", "write a number of layers (an integer from 1) or a share of them (below 1.0)"
+        )
+    return value
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Heads = Annotated[str | dict[str, Any], BeforeValidator(_check_heads)]
+LayersPerStep = Annotated[int | float, BeforeValidator(_check_layers_per_step)]
+TokenTexts = Annotated[list[str], Field(min_length=1)]
 Duration = Annotated[int | float, BeforeValidator(_check_duration)]
 
 
@@ -56,24 +88,76 @@ class ObjectiveSection(Section):
     random_share: Share = Field(0.1, description="of those, share replaced by a random token")
 
 
-class GuidanceSection(Section):
-    """The attention-guidance loss; without heads there is none."""
+_ONLY_FOR_LOSS = (
+    *("error", "normalization", "weight", "alpha"),
+    *("dense", "formed_mass", "layers_per_step", "layer_weights", "row_stride"),
+)
 
-    heads: dict[str, PositiveInt] = Field({}, description="pattern -> number of heads in each guided layer")
+
+class GuidanceSection(Section):
+    """Attention guidance; without heads there is none."""
+
+    heads: Heads = Field(
+        {},
+        description="preset (paper, grid, clark), pattern -> number of heads in each guided layer, or range "
+        "of layers -> pattern -> number of heads",
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="guided layers; default: all")
+    delimiters: TokenTexts = Field(list(CLS_AND_SEP), description="tokens of the pattern 'delimiters'")
+    sentence_ends: TokenTexts = Field([".", "!", "?"], description="tokens of the pattern 'sentence_ends'")
+    method: Literal["loss", "bias"] = Field("loss", description="bias: add to the targets' scores instead")
+    error: Literal["squared", "cross_entropy"] = "squared"
+    normalization: Literal["mean", "authors"] = Field("mean", description="authors: as in the published code")
     weight: Annotated[float, Field(ge=0.0)] = Field(
         7.0, description="for rows of 512 tokens; scaled by T/512"
     )
+    alpha: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="the weight in the authors' unit, for rows as they are; instead of weight"
+    )
+    bias: Annotated[float, Field(ge=0.0)] = Field(8.0, description="with method 'bias': added to the scores")
     plateau: Duration = Field(0.5, description="full weight for so long")
     end: Duration | None = Field(None, description="weight falls linearly to zero here; default: last step")
-    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="guided layers; default: all")
-    dense: Duration = Field(0.5, description="all guided layers count for so long")
-    layers_per_step: PositiveInt | None = Field(
-        None, description="afterwards so many of them, drawn each step; default: all"
+    dense: Literal["formed"] | Duration = Field(
+        "formed",
+        description="all guided layers count for so long; formed: until the patterns have formed, at the "
+        "latest to the end of the plateau",
     )
+    formed_mass: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="attention on target at which a head counts as formed; nine in ten must have it"
+    )
+    layers_per_step: LayersPerStep | None = Field(
+        0.25, description="afterwards so many of them (1, 2, ...) or so large a share (below 1); null: all"
+    )
+    layer_weights: list[PositiveFloat] | None = Field(
+        None, description="chances of the guided layers relative to each other; default: equal"
+    )
+    row_stride: PositiveInt = Field(1, description="afterwards one query row in so many counts")
 
-    def guided_layers(self, num_layers: int) -> list[int]:
-        """The guided layers of a model of `num_layers`, as written."""
-        return list(range(num_layers)) if self.layers is None else self.layers
+    def num_layers_per_step(self, num_guided: int) -> int | None:
+        """Layers looked at in a sampled step of a model with `num_guided` guided ones; None for all."""
+        share = self.layers_per_step
+        return math.ceil(share * num_guided) if isinstance(share, float) else share
+
+    def token_texts(self) -> dict[str, list[str]]:
+        """Texts of those patterns that have heads and are made of tokens."""
+        texts = {"delimiters": self.delimiters, "sentence_ends": self.sentence_ends}
+        return {name: texts[name] for name in TOKEN_PATTERNS if name in pattern_names(self.heads)}
+
+    def without_effect(self) -> dict[str, str]:
+        """Keys that change nothing beside the others' values, with the reason."""
+        reasons = {
+            name: f"no head has the pattern {name!r}"
+            for name in TOKEN_PATTERNS
+            if name not in pattern_names(self.heads)
+        }
+        if self.method == "bias":
+            return reasons | dict.fromkeys(_ONLY_FOR_LOSS, "method 'bias' has no loss")
+        reasons["bias"] = "it belongs to method 'bias'"
+        if self.alpha is not None:
+            reasons["weight"] = "alpha is the weight in another unit"
+        if self.dense != "formed":
+            reasons["formed_mass"] = "it belongs to dense: formed"
+        return reasons
 
 
 class OptimizerSection(Section):
@@ -164,5 +248,7 @@ class Recipe(Section):
 
     @property
     def guided(self) -> bool:
-        """Whether any step is pulled towards a pattern."""
-        return bool(self.guidance.heads) and self.guidance.weight > 0.0
+        """Whether any step has a guidance loss."""
+        guidance = self.guidance
+        strength = guidance.weight if guidance.alpha is None else guidance.alpha
+        return bool(guidance.heads) and guidance.method == "loss" and strength > 0.0

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.corpus import CorpusSplit
+from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
 from pipeline.data.order import rows_of_step
 
@@ -26,6 +27,7 @@ class MicroBatch:
     Attributes:
         input_ids: corrupted token ids, (B, T).
         lengths: real tokens per row, (B,).
+        documents: which document each position belongs to.
         positions: columns to predict, (B, K).
         labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
@@ -33,6 +35,7 @@ class MicroBatch:
 
     input_ids: torch.Tensor
     lengths: torch.Tensor
+    documents: Documents
     positions: torch.Tensor
     labels: torch.Tensor
     full: bool
@@ -42,6 +45,7 @@ class MicroBatch:
         return MicroBatch(
             input_ids=self.input_ids.to(device, non_blocking=True),
             lengths=self.lengths.to(device, non_blocking=True),
+            documents=self.documents.to(device),
             positions=self.positions.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             full=self.full,
@@ -49,7 +53,7 @@ class MicroBatch:
 
     def pin_memory(self) -> "MicroBatch":
         """Called by DataLoader when it pins batches."""
-        for name in ("input_ids", "lengths", "positions", "labels"):
+        for name in ("input_ids", "lengths", "documents", "positions", "labels"):
             setattr(self, name, getattr(self, name).pin_memory())
         return self
 
@@ -60,6 +64,13 @@ class MicroBatch:
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         # A filler row has no tokens; one key to look at keeps its softmax finite.
         return (columns < self.lengths.clamp(min=1)[:, None]).long()
+
+    def original_ids(self) -> torch.Tensor:
+        """The token ids before corruption, (B, T); to be asked of a batch in host memory."""
+        original = self.input_ids.clone()
+        row, place = (self.labels != IGNORED_LABEL).nonzero(as_tuple=True)
+        original[row, self.positions[row, place]] = self.labels[row, place]
+        return original
 
     @property
     def num_predictions(self) -> int:
@@ -78,14 +89,17 @@ class RowBatcher:
 
     def batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64] | int) -> MicroBatch:
         """The rows as one micro-batch, masked as in the given epochs."""
-        input_ids, lengths = self.split.read(rows)
-        masked = mask_rows(input_ids, rows, epochs, self.seed, self.rule)
+        original = self.split.read(rows)
+        masked = mask_rows(original.input_ids, rows, epochs, self.seed, self.rule)
         return MicroBatch(
             input_ids=torch.from_numpy(masked.input_ids),
-            lengths=torch.from_numpy(lengths),
+            lengths=torch.from_numpy(original.lengths),
+            documents=Documents(
+                starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends)
+            ),
             positions=torch.from_numpy(masked.positions),
             labels=torch.from_numpy(masked.labels),
-            full=bool((lengths == self.split.sequence_length).all()),
+            full=bool((original.lengths == self.split.sequence_length).all()),
         )
 
 
@@ -166,5 +180,6 @@ def evaluation_batches(
         filler = torch.from_numpy(rows >= num_rows)
         batch.labels[filler] = IGNORED_LABEL
         batch.lengths[filler] = 0
+        batch.documents.starts[filler] = batch.documents.ends[filler] = 0
         batch.full = batch.full and not bool(filler.any())
         yield batch

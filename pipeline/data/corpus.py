@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,22 @@ def read_vocabulary(corpus_dir: Path) -> Vocabulary:
     )
 
 
+class CorpusRows(NamedTuple):
+    """n rows of T positions.
+
+    Attributes:
+        input_ids: token ids, (n, T), int64.
+        lengths: real tokens, (n,), int64.
+        starts: first position of each position's document piece, (n, T), int32; 0 in padding.
+        ends: the position after its last, (n, T), int32; 0 in padding.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
+
+
 class CorpusSplit:
     """The rows of one split, numbered through its shards."""
 
@@ -67,16 +84,22 @@ class CorpusSplit:
         self._first_rows = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self.num_rows = int(self._first_rows[-1])
 
-    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Token ids (n, T) and real token counts (n,) of the given rows."""
-        input_ids = np.empty((len(rows), self.sequence_length), dtype=np.int64)
+    def read(self, rows: npt.NDArray[np.int64]) -> CorpusRows:
+        """The given rows (n,)."""
+        shape = (len(rows), self.sequence_length)
+        input_ids = np.empty(shape, dtype=np.int64)
         lengths = np.empty(len(rows), dtype=np.int64)
+        starts, ends = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
         shard_of_row = np.searchsorted(self._first_rows, rows, side="right") - 1
         for index, (row, shard) in enumerate(zip(rows.tolist(), shard_of_row.tolist())):
             local = row - int(self._first_rows[shard])
             input_ids[index] = self._shards[shard].input_ids(local)
-            lengths[index] = self._shards[shard].segments(local).sum(dtype=np.int64)
-        return input_ids, lengths
+            pieces = self._shards[shard].segments(local).astype(np.int32)
+            borders = np.cumsum(pieces, dtype=np.int32)
+            lengths[index] = length = borders[-1] if len(borders) else 0
+            starts[index, :length] = np.repeat(borders - pieces, pieces)
+            ends[index, :length] = np.repeat(borders, pieces)
+        return CorpusRows(input_ids, lengths, starts, ends)
 
     def token_counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
         """How often each id occurs in the split, padding included, shape (vocab_size,)."""

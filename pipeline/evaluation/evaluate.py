@@ -29,11 +29,9 @@ def evaluate_run(path: str, max_rows: int | None) -> dict[str, Any]:
 def _measure(trained: TrainedRun, cluster: Cluster, max_rows: int | None) -> dict[str, Any]:
     recipe, corpus = trained.recipe, trained.corpus
     batcher = corpus.batcher(recipe, "valid")
-    num_layers = trained.module.model.config.num_hidden_layers
     measured = evaluate_held_out(
         trained.module,
         trained.module.guide,
-        num_layers,
         batcher,
         max_rows,
         recipe.train.micro_batch_size,

@@ -11,6 +11,8 @@ from pipeline.data.batches import RowBatcher, evaluation_batches
 from pipeline.distributed import Cluster
 from pipeline.engine import forward
 from pipeline.guidance.guide import AttentionGuide
+from pipeline.guidance.schedule import GuidedStep
+from pipeline.guidance.timer import CLOCK
 from pipeline.metrics import WindowSums
 
 
@@ -18,18 +20,18 @@ from pipeline.metrics import WindowSums
 def evaluate_held_out(
     module: nn.Module,
     guide: AttentionGuide,
-    num_layers: int,
     batcher: RowBatcher,
     max_rows: int | None,
     batch_size: int,
     cluster: Cluster,
 ) -> dict[str, Any]:
-    """Mean loss, perplexity and accuracy on the held-out rows; attention mass on the patterns in all layers.
+    """Mean loss, perplexity and accuracy on the held-out rows; attention mass on target of the guided heads.
+
+    The model is looked at as it would be exported: without dropout and without a bias on its scores.
 
     Args:
         module: a PretrainingModule, bare or inside an engine. All processes must call this.
         guide: its guide.
-        num_layers: of the model.
         batcher: reads and masks rows of the "valid" split.
         max_rows: how many of them; None for all.
         batch_size: rows per process and forward pass.
@@ -38,18 +40,17 @@ def evaluate_held_out(
     started = time.monotonic()
     was_training = module.training
     module.eval()
-    layers = tuple(range(num_layers)) if guide.groups else ()
-    sums = WindowSums(num_layers, guide.num_heads, cluster.device)
+    guided = GuidedStep.looking_at(guide.allocation.guided_layers)
+    sums = WindowSums(guide.allocation, cluster.device)
     for batch in evaluation_batches(batcher, max_rows, batch_size, cluster.rank, cluster.world_size):
-        valid = guide.count_valid(batch.lengths)
+        targets = guide.targets(batch.original_ids(), batch.documents).to(cluster.device)
         tokens, predicted = int(batch.lengths.sum()), batch.num_predictions
-        loss, correct, errors, mass = forward(module, batch.to(cluster.device), layers)
+        loss, correct, terms = forward(module, batch.to(cluster.device), guided, targets)
         sums.add(loss=loss, correct=correct, predicted=predicted, tokens=tokens, steps=1)
-        if layers:
-            sums.add_guidance(layers, errors, mass, valid.to(cluster.device))
+        sums.add_guidance(guided, terms)
     module.train(was_training)
-    guide.timer.take()
-    totals = sums.take(cluster, guide.groups)
+    CLOCK.take()
+    totals = sums.take(cluster)
     return {
         "loss": totals["loss"],
         "perplexity": math.exp(min(totals["loss"], 700.0)),

@@ -1,49 +1,70 @@
-"""Collects the guidance errors of a model's layers during a forward pass."""
+"""Collects the guidance terms of a model's layers during a forward pass."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from pipeline.guidance.loss import LayerAttention, row_errors
-from pipeline.guidance.patterns import PatternHeads
-from pipeline.guidance.timer import Timer
+from pipeline.data.documents import Documents
+from pipeline.guidance.allocation import Allocation
+from pipeline.guidance.bias import target_bias
+from pipeline.guidance.row_terms import LossForm, row_terms
+from pipeline.guidance.schedule import GuidedLayer, GuidedStep
+from pipeline.guidance.targets import Targets, make_targets
 
 
 @dataclass(frozen=True)
 class GuidanceTerms:
-    """Sums over the valid rows of a micro-batch, one line per watched layer, ascending.
+    """Sums over the looked-at valid rows of a micro-batch, one line per looked-at layer, ascending.
+
+    Heads of a layer that are not guided have zeros.
 
     Attributes:
-        errors: squared row errors, (layers, guided heads), differentiable.
-        mass: attention on target, (layers, guided heads).
+        errors: row errors, (layers, heads), differentiable.
+        mass: attention on target, (layers, heads).
+        rows: rows summed over, (layers, heads).
     """
 
     errors: torch.Tensor
     mass: torch.Tensor
+    rows: torch.Tensor
 
 
 class AttentionGuide:
-    """An attention tap that turns the query and key of the watched layers into guidance terms.
+    """An attention tap that turns the query and key of the looked-at layers into guidance terms.
 
     Call `watch` before a forward pass and `collect` after it. Under activation checkpointing a layer is
     seen again during the backward pass, and must do the same work then; those terms are not kept.
     """
 
-    def __init__(self, groups: Sequence[PatternHeads], device: torch.device) -> None:
-        """`groups` are the patterns and their heads."""
-        self.groups = tuple(groups)
-        self.num_heads = self.groups[-1].end_head if self.groups else 0
-        self.timer = Timer(device)
-        self._watched: frozenset[int] = frozenset()
-        self._lengths: torch.Tensor | None = None
-        self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(
+        self, allocation: Allocation, form: LossForm | None = None, as_published: bool = False
+    ) -> None:
+        """Guide the heads of `allocation` by the error `form`; see Targets for `as_published`."""
+        self.allocation = allocation
+        self.form = form or LossForm()
+        self.as_published = as_published
+        self._heads = [allocation.pattern_of_head(layer) for layer in range(len(allocation.layers))]
+        self._watched: dict[int, GuidedLayer] = {}
+        self._step = GuidedStep()
+        self._targets: Targets | None = None
+        self._training = False
+        self._seen: dict[int, tuple[torch.Tensor, ...]] = {}
         self._collecting = False
 
-    def watch(self, layers: Sequence[int], lengths: torch.Tensor) -> None:
-        """Begin a forward pass of sequences with `lengths` (B,) real tokens; no layers: nothing is done."""
-        self._watched = frozenset(layers)
-        self._lengths = lengths
+    def targets(self, token_ids: torch.Tensor, documents: Documents) -> Targets:
+        """Targets of a micro-batch of uncorrupted tokens (B, N)."""
+        return make_targets(self.allocation.patterns, token_ids, documents, self.as_published)
+
+    def watch(self, guided: GuidedStep, targets: Targets | None, training: bool) -> None:
+        """Begin a forward pass.
+
+        Args:
+            guided: the layers and rows to look at; with none, and no bias, nothing is done.
+            targets: of the micro-batch, on the model's device; may be None when nothing is done.
+            training: whether attention dropout is on, which the authors' loss takes into account.
+        """
+        self._step, self._targets, self._training = guided, targets, training
+        self._watched = {layer.layer: layer for layer in guided.layers}
         self._seen = {}
         self._collecting = True
 
@@ -51,37 +72,45 @@ class AttentionGuide:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
     ) -> None:
         """See AttentionTap."""
-        if layer not in self._watched or self._lengths is None:
+        if layer not in self._watched or self._targets is None:
             return
-        attention = LayerAttention(
-            query=query[:, : self.num_heads],
-            key=key[:, : self.num_heads],
-            scaling=scaling,
-            mask=mask,
-            lengths=self._lengths,
+        heads, first_row, stride = self._heads[layer], self._watched[layer].first_row, self._step.row_stride
+        errors, mass = row_terms(
+            query[:, : len(heads)],
+            key[:, : len(heads)],
+            scaling,
+            mask,
+            self._targets,
+            heads,
+            self.form if self._training else LossForm(name=self.form.name),
+            first_row,
+            stride,
         )
-        terms = row_errors(attention, self.groups, self.timer)
+        valid = self._targets.valid[heads][:, :, first_row::stride].transpose(0, 1)
+        terms = (
+            torch.where(valid, errors, 0.0).sum((0, 2)),
+            torch.where(valid, mass, 0.0).sum((0, 2)),
+            valid.sum((0, 2)).float(),
+        )
         if self._collecting:
             self._seen[layer] = terms
 
+    def bias(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
+        """See AttentionTap."""
+        if self._step.bias == 0.0 or self._targets is None or not self._heads[layer]:
+            return None
+        return target_bias(self._targets, self._heads[layer], query, self._step.bias)
+
     def collect(self, device: torch.device) -> GuidanceTerms:
-        """The terms of the watched layers; empty tensors when none was watched."""
+        """The terms of the looked-at layers; empty tensors when there was none."""
         seen, self._seen = self._seen, {}
         self._collecting = False
-        if not seen:
-            nothing = torch.zeros(0, self.num_heads, device=device)
-            return GuidanceTerms(errors=nothing, mass=nothing)
-        layers = sorted(seen)
-        return GuidanceTerms(
-            errors=torch.stack([seen[layer][0] for layer in layers]),
-            mass=torch.stack([seen[layer][1] for layer in layers]),
-        )
-
-    def count_valid(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Valid rows per guided head for sequences of `lengths` (B,): float64 (guided heads,)."""
-        counts = [
-            group.pattern.count_valid(lengths)
-            for group in self.groups
-            for _ in range(group.end_head - group.first_head)
+        num_heads = self.allocation.num_heads
+        by_layer = [
+            [torch.nn.functional.pad(values, (0, num_heads - len(values))) for values in seen[layer]]
+            for layer in sorted(seen)
         ]
-        return torch.stack(counts).double() if counts else torch.zeros(0, dtype=torch.float64)
+        if not by_layer:
+            nothing = torch.zeros(0, num_heads, device=device)
+            return GuidanceTerms(errors=nothing, mass=nothing, rows=nothing)
+        return GuidanceTerms(*(torch.stack(values) for values in zip(*by_layer)))

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.guidance.patterns import PatternHeads
+from pipeline.guidance.allocation import Allocation
 from pipeline.report.attention_maps import SentenceAttention, pattern_map
 
 Lines = Sequence[dict[str, Any]]
+_MAP_COLORS = "magma_r"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
@@ -47,10 +48,12 @@ def draw_rates(path: Path, train: Lines) -> None:
         axes.set(xlabel="step", ylabel="learning rate")
         axes.set_ylim(bottom=0)
         axes.yaxis.label.set_color("C0")
-        if any(line["guidance_weight"] for line in train):
+        for name in ("guidance_weight", "guidance_bias"):
+            if not any(line[name] for line in train):
+                continue
             right = axes.twinx()
-            right.plot(_column(train, "step"), _column(train, "guidance_weight"), color="C2")
-            right.set_ylabel("guidance weight", color="C2")
+            right.plot(_column(train, "step"), _column(train, name), color="C2")
+            right.set_ylabel(name.replace("_", " "), color="C2")
             right.set_ylim(bottom=0)
             right.grid(visible=False)
 
@@ -84,8 +87,8 @@ def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
         for name in names:
             errors = [line["guidance_error"].get(name) for line in train]
             axes.plot(_column(train, "step"), np.array(errors, dtype=float), label=name)
-        axes.set(xlabel="step", ylabel="mean squared row error")
-        axes.set_ylim(0, 1.08)
+        axes.set(xlabel="step", ylabel="mean row error")
+        axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
 
     _save(path, draw)
@@ -108,25 +111,63 @@ def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str]) -> None:
         figure.savefig(path)
 
 
-def draw_attention_maps(path: Path, sentence: SentenceAttention, groups: Sequence[PatternHeads]) -> None:
+def draw_attention_maps(path: Path, sentence: SentenceAttention, allocation: Allocation) -> None:
     """A row of maps per pattern, its target and its first head in several layers, and one of a free head."""
-    num_layers, num_heads, length, _ = sentence.probs.shape
+    probs = sentence.snapshots[-1].probs
+    num_layers, num_heads = probs.shape[:2]
     layers = sorted({round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))})
-    rows: list[tuple[str, int, np.ndarray | None]] = [
-        (f"{group.name} (head {group.first_head})", group.first_head, pattern_map(group, length))
-        for group in groups
-    ]
-    if not groups or groups[-1].end_head < num_heads:
-        rows.append((f"free (head {num_heads - 1})", num_heads - 1, None))
+    rows: list[tuple[str, dict[int, int], np.ndarray | None]] = [(name, _head_of(allocation, name), _target_map(allocation, name, sentence))
+            for name in allocation.names]  # fmt: skip
+    if allocation.num_heads < num_heads:
+        rows.append((f"free (head {num_heads - 1})", dict.fromkeys(layers, num_heads - 1), None))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(2.3 * (len(layers) + 1), 2.4 * len(rows)))
         grid = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
-        for panels, (title, head, target) in zip(grid, rows):
+        for panels, (title, head_of, target) in zip(grid, rows):
             _draw_map(panels[0], target, sentence.tokens, "pattern")
             panels[0].set_ylabel(title)
             for axes, layer in zip(panels[1:], layers):
-                _draw_map(axes, sentence.probs[layer, head], None, f"layer {layer}")
+                shown = probs[layer, head_of[layer]] if layer in head_of else None
+                _draw_map(axes, shown, None, f"layer {layer}")
+        _add_scale(figure, grid)
         figure.savefig(path)
+
+
+def draw_forming(path: Path, sentence: SentenceAttention, allocation: Allocation) -> None:
+    """A row of maps per pattern: its target, and the first head of its middle layer at each snapshot."""
+    with mpl.rc_context(_STYLE):
+        columns = len(sentence.snapshots) + 1
+        figure = Figure(figsize=(2.3 * columns, 2.4 * len(allocation.names)))
+        grid = figure.subplots(len(allocation.names), columns, squeeze=False)
+        for panels, name in zip(grid, allocation.names):
+            head_of = _head_of(allocation, name)
+            layer = sorted(head_of)[len(head_of) // 2]
+            _draw_map(panels[0], _target_map(allocation, name, sentence), sentence.tokens, "pattern")
+            panels[0].set_ylabel(f"{name}, layer {layer}")
+            for axes, snapshot in zip(panels[1:], sentence.snapshots):
+                _draw_map(axes, snapshot.probs[layer, head_of[layer]], None, f"step {snapshot.step:,}")
+        _add_scale(figure, grid)
+        figure.savefig(path)
+
+
+def _head_of(allocation: Allocation, name: str) -> dict[int, int]:
+    """First head of a pattern, by layer."""
+    return {
+        layer: group.first_head
+        for layer, groups in enumerate(allocation.layers)
+        for group in groups
+        if group.name == name
+    }
+
+
+def _target_map(allocation: Allocation, name: str, sentence: SentenceAttention) -> np.ndarray:
+    pattern = next(g.pattern for groups in allocation.layers for g in groups if g.name == name)
+    return pattern_map(pattern, sentence.token_ids)
+
+
+def _add_scale(figure: Figure, grid: np.ndarray) -> None:
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), _MAP_COLORS)
+    figure.colorbar(scale, ax=grid.ravel().tolist(), label="attention", shrink=0.5, aspect=30)
 
 
 def _draw_map(axes: Axes, matrix: np.ndarray | None, tokens: list[str] | None, title: str) -> None:
@@ -137,7 +178,7 @@ def _draw_map(axes: Axes, matrix: np.ndarray | None, tokens: list[str] | None, t
         for side in axes.spines.values():
             side.set_visible(False)
         return
-    axes.imshow(matrix, vmin=0, vmax=1, cmap="magma_r", interpolation="nearest")
+    axes.imshow(matrix, vmin=0, vmax=1, cmap=_MAP_COLORS, interpolation="nearest")
     axes.set_title(title, fontsize=9)
     if tokens is not None:
         # "$" would start a formula.

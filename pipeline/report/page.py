@@ -39,8 +39,8 @@ def _draw_all(
     trained: TrainedRun, train: figures.Lines, valid: figures.Lines, directory: Path
 ) -> list[dict[str, str]]:
     """Draw every figure that this run has something for; returns file names and captions."""
-    groups = trained.module.guide.groups
-    names = [group.name for group in groups]
+    allocation = trained.module.guide.allocation
+    names = allocation.names
     unigram = held_out_unigram_loss(trained.recipe, trained.corpus, trained.recipe.evaluation.max_rows)
     drawn = []
 
@@ -51,15 +51,19 @@ def _draw_all(
     figures.draw_loss(
         caption("loss.png", "Loss, and what knowing only token frequencies gives."), train, valid, unigram
     )
-    if groups:
+    if names:
         text = "Held-out attention mass on target, by layer and step."
         figures.draw_guidance_mass(caption("guidance_mass.png", text), valid, names)
     if any(line["guidance_weight"] for line in train):
         text = "Guidance error while training; a gap where no layer was guided."
         figures.draw_guidance_error(caption("guidance_error.png", text), train, names)
     sentence = attend_to_sentence(trained)
-    text = "Attention (rows look at columns) in this held-out text: " + " ".join(sentence.tokens)
-    figures.draw_attention_maps(caption("attention_maps.png", text), sentence, groups)
+    shown = " in this held-out text: " + " ".join(sentence.tokens)
+    if names:
+        text = "How guided heads form: attention (rows look at columns)" + shown
+        figures.draw_forming(caption("forming.png", text), sentence, allocation)
+    text = "Attention now" + shown
+    figures.draw_attention_maps(caption("attention_maps.png", text), sentence, allocation)
     figures.draw_rates(caption("rates.png", "Learning rate and guidance weight."), train)
     figures.draw_throughput(caption("throughput.png", "Throughput over all processes."), train)
     return drawn

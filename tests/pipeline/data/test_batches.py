@@ -135,7 +135,7 @@ def test_a_row_is_masked_anew_in_the_next_epoch() -> None:
 
 def test_labels_and_corrupted_ids_give_back_the_corpus(corpus_batcher: RowBatcher) -> None:
     rows = np.array([0, 499, 500, corpus_batcher.split.num_rows - 1, 3])
-    original, lengths = corpus_batcher.split.read(rows)
+    original, lengths, *_ = corpus_batcher.split.read(rows)
 
     batch = corpus_batcher.batch(rows, 0)
 

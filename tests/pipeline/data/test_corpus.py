@@ -33,7 +33,7 @@ def open_with_datasets(corpus: Path, split: str) -> Dataset:
 def test_rows_are_those_another_reader_sees(tiny_corpus: Path, split: str) -> None:
     corpus = CorpusSplit(tiny_corpus, split)
 
-    input_ids, lengths = corpus.read(np.arange(corpus.num_rows))
+    input_ids, lengths, *_ = corpus.read(np.arange(corpus.num_rows))
 
     expected = open_with_datasets(tiny_corpus, split)
     assert corpus.num_rows == len(expected)
@@ -45,10 +45,10 @@ def test_rows_come_in_the_order_asked(tiny_corpus: Path) -> None:
     corpus = CorpusSplit(tiny_corpus, "train")
     wanted = np.array([501, 0, 499, 500, corpus.num_rows - 1, 0])
 
-    input_ids, lengths = corpus.read(wanted)
+    input_ids, lengths, *_ = corpus.read(wanted)
 
     for index, row in enumerate(wanted):
-        one_ids, one_length = corpus.read(np.array([row]))
+        one_ids, one_length, *_ = corpus.read(np.array([row]))
         assert (input_ids[index] == one_ids[0]).all()
         assert lengths[index] == one_length[0]
 
@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_asked(tiny_corpus: Path) -> None:
 def test_only_padding_follows_a_rows_tokens(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
     for split in ("train", "valid"):
         corpus = CorpusSplit(tiny_corpus, split)
-        input_ids, lengths = corpus.read(np.arange(corpus.num_rows))
+        input_ids, lengths, *_ = corpus.read(np.arange(corpus.num_rows))
         is_real = np.arange(corpus.sequence_length) < lengths[:, None]
 
         assert ((input_ids != vocabulary.pad_id) == is_real).all()
@@ -64,7 +64,7 @@ def test_only_padding_follows_a_rows_tokens(tiny_corpus: Path, vocabulary: Vocab
 
 def test_changing_what_was_read_changes_no_row(tiny_corpus: Path) -> None:
     corpus = CorpusSplit(tiny_corpus, "train")
-    input_ids, _ = corpus.read(np.array([0]))
+    input_ids, *_ = corpus.read(np.array([0]))
     before = input_ids.copy()
 
     input_ids[:] = 0
@@ -108,7 +108,7 @@ def test_rows_are_found_across_shards_and_record_batches(tmp_path: Path) -> None
 
     assert corpus.num_rows == 3130
     rows = np.arange(3130)[::-1]
-    input_ids, lengths = corpus.read(rows)
+    input_ids, lengths, *_ = corpus.read(rows)
     assert (input_ids == rows[:, None]).all()
     assert (lengths == rows % 8 + 1).all()
 
@@ -118,7 +118,7 @@ def test_tokens_are_counted_in_all_shards(tiny_corpus: Path, vocabulary: Vocabul
 
     counts = corpus.token_counts(vocabulary.size)
 
-    input_ids, _ = corpus.read(np.arange(corpus.num_rows))
+    input_ids, *_ = corpus.read(np.arange(corpus.num_rows))
     assert counts.tolist() == np.bincount(input_ids.ravel(), minlength=vocabulary.size).tolist()
 
 

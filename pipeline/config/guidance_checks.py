@@ -1,0 +1,136 @@
+"""Rules about `guidance`: what its keys say together, and with the model's layers and the corpus's tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from pipeline.config.load import Problem
+from pipeline.config.schema import Recipe
+from pipeline.data.token_sets import guidance_token_ids
+from pipeline.guidance.allocation import Allocation, allocate, head_table, pattern_names
+from pipeline.guidance.patterns import parse_pattern, reach_of
+from pipeline.model import attention_reach
+
+
+def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]:
+    """Problems that can be told without the model; `corpus_dir` None: the corpus cannot be opened."""
+    guidance = recipe.guidance
+    for key, reason in guidance.without_effect().items():
+        if key in guidance.model_fields_set and getattr(guidance, key) is not None:
+            yield Problem((f"guidance.{key}",), f"has no effect: {reason}; remove it")
+    if guidance.end is not None and recipe.steps_of(guidance.end) < recipe.steps_of(guidance.plateau):
+        yield Problem(
+            ("guidance.plateau", "guidance.end"),
+            f"the plateau lasts {recipe.steps_of(guidance.plateau)} steps but the weight is to be zero at "
+            f"{recipe.steps_of(guidance.end)}; write an end at or after the plateau",
+        )
+    if guidance.error == "cross_entropy" and guidance.normalization == "authors":
+        yield Problem(
+            ("guidance.error", "guidance.normalization"),
+            "the published loss is a squared error, and cross-entropy has no value for rows without a target, "
+            "which 'authors' keeps; write normalization: mean, or error: squared",
+        )
+    if guidance.layers is not None and _is_table(recipe):
+        yield Problem(
+            ("guidance.layers", "guidance.heads"),
+            "the ranges of guidance.heads say which layers are guided; remove guidance.layers",
+        )
+    for name in pattern_names(guidance.heads):
+        try:
+            parse_pattern(name)
+        except ValueError as error:
+            yield Problem((f"guidance.heads.{name}",), str(error))
+    if corpus_dir is not None:
+        yield from _check_tokens(recipe, corpus_dir)
+
+
+def check_guided_heads(
+    recipe: Recipe, config: PretrainedConfig, sequence_length: int | None
+) -> Iterator[Problem]:
+    """Problems between the guided heads and the model; `sequence_length` None: unknown."""
+    guidance, num_layers = recipe.guidance, config.num_hidden_layers
+    layers = list(range(num_layers)) if guidance.layers is None else guidance.layers
+    if beyond := [layer for layer in layers if layer >= num_layers]:
+        yield Problem(
+            ("guidance.layers", "model.num_layers"),
+            f"{beyond} are beyond the last layer, {num_layers - 1} (the first is 0)",
+        )
+    if len(set(layers)) != len(layers) or not layers:
+        yield Problem(("guidance.layers",), f"found {layers}; name each layer once, at least one")
+    try:
+        table = head_table(guidance.heads, layers, num_layers)
+    except ValueError as error:
+        yield Problem(("guidance.heads",), str(error))
+        return
+    yield from _check_counts(table, config)
+    try:
+        allocation = allocate(table)
+    except ValueError:
+        return  # told by check_guidance
+    if guidance.heads:
+        yield from _check_sampling(recipe, len(allocation.guided_layers))
+    if sequence_length is not None:
+        yield from _check_reach(allocation, config, sequence_length)
+
+
+def _is_table(recipe: Recipe) -> bool:
+    heads = recipe.guidance.heads
+    return isinstance(heads, dict) and any(isinstance(value, dict) for value in heads.values())
+
+
+def _check_tokens(recipe: Recipe, corpus_dir: Path) -> Iterator[Problem]:
+    for name, texts in recipe.guidance.token_texts().items():
+        try:
+            guidance_token_ids(corpus_dir, {name: texts})
+        except ValueError as error:
+            yield Problem((f"guidance.{name}", "corpus"), str(error))
+
+
+def _check_counts(table: list[dict[str, int]], config: PretrainedConfig) -> Iterator[Problem]:
+    num_heads = config.num_attention_heads
+    told: list[dict[str, int]] = []
+    for layer, counts in enumerate(table):
+        if sum(counts.values()) > num_heads and counts not in told:
+            told.append(counts)
+            yield Problem(
+                ("guidance.heads", "model.num_heads"),
+                f"{sum(counts.values())} guided heads {counts}"
+                + (f" in layer {layer}" if table.count(counts) < len(table) else "")
+                + f", but a layer has {num_heads}; write at most {num_heads}",
+            )
+
+
+def _check_sampling(recipe: Recipe, num_guided: int) -> Iterator[Problem]:
+    guidance = recipe.guidance
+    count = guidance.num_layers_per_step(num_guided)
+    if count is not None and count > num_guided:
+        yield Problem(
+            ("guidance.layers_per_step", "guidance.layers"),
+            f"cannot draw {count} of {num_guided} layers; write at most {num_guided}",
+        )
+    if guidance.layer_weights is not None and len(guidance.layer_weights) != num_guided:
+        yield Problem(
+            ("guidance.layer_weights",),
+            f"{len(guidance.layer_weights)} weights for {num_guided} guided layers; write one for each",
+        )
+
+
+def _check_reach(allocation: Allocation, config: PretrainedConfig, length: int) -> Iterator[Problem]:
+    """Targets must lie inside the row and inside a layer's attention window."""
+    for name in allocation.names:
+        distance = reach_of(parse_pattern(name), length)
+        layers = [
+            layer for layer, groups in enumerate(allocation.layers) if any(g.name == name for g in groups)
+        ]
+        if distance >= length:
+            yield Problem((f"guidance.heads.{name}",), f"points outside rows of {length} tokens; write less")
+            continue
+        reaches = {layer: attention_reach(config, layer) for layer in layers}
+        if short := [layer for layer, reach in reaches.items() if reach is not None and distance > reach]:
+            others = [layer for layer in layers if layer not in short]
+            yield Problem(
+                ("guidance.layers", f"guidance.heads.{name}"),
+                f"layers {short} attend locally and cannot reach {name!r} in rows of {length} tokens; "
+                + (f"write layers: {others}" if others else f"no layer can: leave {name!r} out"),
+            )

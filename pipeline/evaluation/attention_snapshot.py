@@ -1,0 +1,119 @@
+"""What every head looks at in one real sentence, now and, kept in files, earlier in training."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.attention import AttentionTap, install_tap
+from pipeline.data.batches import MicroBatch
+from pipeline.data.corpus import CorpusSplit
+from pipeline.data.documents import Documents
+from pipeline.data.masking import IGNORED_LABEL
+from pipeline.engine import forward
+from pipeline.guidance.schedule import GuidedStep
+
+_MIN_TOKENS, _MAX_TOKENS = 12, 28  # legible in a figure
+_FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
+
+
+class AttentionRecorder:
+    """An attention tap that keeps every layer's probabilities; for a single short sentence."""
+
+    def __init__(self) -> None:
+        """Nothing recorded."""
+        self.probs: dict[int, npt.NDArray[np.float32]] = {}
+
+    def observe(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
+    ) -> None:
+        """See AttentionTap; the sentence has no padding and fits any local window."""
+        scores = query[0].float() @ key[0].float().transpose(-1, -2) * scaling
+        self.probs[layer] = scores.softmax(-1).cpu().numpy()
+
+    def bias(self, _layer: int, _query: torch.Tensor) -> None:
+        """See AttentionTap: nothing."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Attention of every head at a step of the run, (layers, heads, N, N)."""
+
+    step: int
+    probs: npt.NDArray[np.float32]
+
+
+def snapshot_steps(num_steps: int) -> tuple[int, int]:
+    """Steps at which a run keeps a snapshot: at its start and after a hundredth. The end is in its weights."""
+    return 0, max(1, round(num_steps / 100))
+
+
+def pick_sentence(split: CorpusSplit, sep_id: int) -> npt.NDArray[np.int64]:
+    """The beginning of the first row, up to its first document's end where that has a legible length."""
+    rows = split.read(np.arange(1))
+    row = rows.input_ids[0, : min(int(rows.lengths[0]), _MAX_TOKENS - 1)]
+    separators = np.flatnonzero(row == sep_id)
+    if len(separators) and separators[0] >= _MIN_TOKENS:
+        row = row[: separators[0]]
+    return np.append(row, sep_id)
+
+
+@torch.no_grad()
+def record_attention(
+    module: nn.Module, model: PreTrainedModel, tap: AttentionTap, token_ids: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Attention in a sentence (N,), (layers, heads, N, N). All processes must call this.
+
+    Args:
+        module: a PretrainingModule, bare or inside an engine.
+        model: the transformers model inside it.
+        tap: the model's, which is put back afterwards.
+        token_ids: the sentence.
+    """
+    recorder, was_training = AttentionRecorder(), module.training
+    install_tap(model, recorder)
+    module.eval()
+    try:
+        forward(module, _batch_of(token_ids).to(next(model.parameters()).device), GuidedStep(), None)
+    finally:
+        install_tap(model, tap)
+        module.train(was_training)
+    return np.stack([recorder.probs[layer] for layer in sorted(recorder.probs)])
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
+    """Keep a snapshot as step-NNNNNNNN.npz."""
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(directory / f"step-{snapshot.step:08d}.npz", probs=snapshot.probs.astype(np.float16))
+
+
+def read_snapshots(directory: Path) -> list[Snapshot]:
+    """The snapshots kept, by step; files that are damaged are left out."""
+    snapshots = []
+    for path in sorted(directory.glob("step-*.npz")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        try:
+            with np.load(path) as arrays:
+                snapshots.append(Snapshot(int(match[1]), arrays["probs"].astype(np.float32)))
+        except (OSError, ValueError, KeyError, EOFError):
+            continue  # a picture less
+    return snapshots
+
+
+def _batch_of(token_ids: npt.NDArray[np.int64]) -> MicroBatch:
+    lengths = torch.tensor([len(token_ids)])
+    return MicroBatch(
+        input_ids=torch.from_numpy(token_ids)[None],
+        lengths=lengths,
+        documents=Documents.one_per_row(lengths, len(token_ids)),
+        positions=torch.zeros(1, 1, dtype=torch.long),
+        labels=torch.full((1, 1), IGNORED_LABEL),
+        full=True,
+    )

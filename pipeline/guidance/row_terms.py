@@ -1,0 +1,188 @@
+"""The guidance error of every query row, as a custom operator: exact, O(N) memory, any device.
+
+For query row i of a guided head, with scores s_i, attention a_i = softmax(s_i) and target p_i (Deshpande and
+Narasimhan 2020, equation 3, per row):
+
+    squared        e_i = sum_j a_ij^2 / k - 2 sum_j a_ij p_ij + sum_j p_ij^2
+                   de_i/ds_ij = 2 a_ij ((a_ij / k - p_ij) - u_i),   u_i = sum_j a_ij (a_ij / k - p_ij)
+    cross_entropy  e_i = -log m_i,  m_i = sum of a_ij over the keys with p_ij > 0
+                   de_i/ds_ij = a_ij - [p_ij > 0] a_ij / m_i
+
+k = 1 gives the squared distance of a_i and p_i. k = 1 - d is its mean over attention dropout of rate d with
+rescaling, which the published code applies before its loss: E[(a b / k - p)^2] = a^2 / k - 2 a p + p^2 for
+b ~ Bernoulli(k). The mean, rather than one draw, because a fused attention does not tell its draw.
+
+The scores are computed twice, in the forward and in the backward pass, tile by tile; what is kept between is
+four numbers per row. `row_terms_cpu` works on blocks of rows, `row_terms_triton` holds the CUDA kernels.
+Being an operator with registered shapes and gradient, it does not break a graph of torch.compile.
+
+Shapes: B sequences, H guided heads, N positions, D head size, R looked-at rows first_row + row_stride * r.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.guidance import row_terms_cpu
+from pipeline.guidance.targets import Targets
+
+FORMS = ("squared", "cross_entropy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossForm:
+    """Which error, and for "squared" the share `keep` of attention that dropout leaves (1: no dropout)."""
+
+    name: str = "squared"
+    keep: float = 1.0
+
+
+def row_terms(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None,
+    targets: Targets,
+    pattern_of_head: Sequence[int],
+    form: LossForm,
+    first_row: int = 0,
+    row_stride: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Error and attention mass on target of every looked-at row.
+
+    Args:
+        query: of the guided heads, position encoding applied, (B, H, N, D).
+        key: the same.
+        scaling: factor on the scores.
+        mask: None, bool (True = may attend) or additive, broadcastable to (B, 1, N, N).
+        targets: of the micro-batch.
+        pattern_of_head: for each head, its place among the targets' patterns.
+        form: the error.
+        first_row: first row looked at.
+        row_stride: distance of the rows looked at.
+
+    Returns:
+        errors (B, H, R), float32, differentiable with respect to query and key, and mass (B, H, R), float32,
+        not differentiable: attention on the keys with p_ij > 0. Rows without a target have finite values
+        that mean nothing, except under `Targets` made as published, where p_i = 0 is a target.
+    """
+    errors, mass, *_ = _row_terms(
+        query,
+        key,
+        mask,
+        targets.single,
+        targets.columns,
+        targets.documents.starts,
+        targets.documents.ends,
+        list(pattern_of_head),
+        scaling,
+        form.keep,
+        form.name,
+        first_row,
+        row_stride,
+    )
+    return errors, mass
+
+
+@torch.library.custom_op("lodestar::row_terms", mutates_args=())
+def _row_terms(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    single: torch.Tensor,
+    columns: torch.Tensor,
+    starts: torch.Tensor,
+    ends: torch.Tensor,
+    pattern_of_head: list[int],
+    scaling: float,
+    keep: float,
+    form: str,
+    first_row: int,
+    row_stride: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Errors and mass, (B, H, R), and what the backward pass needs.
+
+    That is (3, B, H, R), float32: the row's logsumexp; u, or the logsumexp over the row's targets; and, for
+    "squared", half the gradient at the row's largest score over its attention. And the column of that score,
+    (B, H, R), int32.
+    """
+    return _implementation(query).forward(
+        query, key, mask, single, columns, starts, ends, pattern_of_head, scaling, keep, form, first_row,
+        row_stride,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("lodestar::row_terms_backward", mutates_args=())
+def _row_terms_backward(
+    grad_errors: torch.Tensor,
+    errors: torch.Tensor,
+    kept: torch.Tensor,
+    peak: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    single: torch.Tensor,
+    columns: torch.Tensor,
+    starts: torch.Tensor,
+    ends: torch.Tensor,
+    pattern_of_head: list[int],
+    scaling: float,
+    keep: float,
+    form: str,
+    first_row: int,
+    row_stride: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of query and key, (B, H, N, D), in their types."""
+    return _implementation(query).backward(
+        grad_errors, errors, kept, peak, query, key, mask, single, columns, starts, ends, pattern_of_head,
+        scaling, keep, form, first_row, row_stride,
+    )  # fmt: skip
+
+
+def _implementation(query: torch.Tensor) -> Any:
+    if query.device.type == "cpu":
+        return row_terms_cpu
+    from pipeline.guidance import row_terms_triton
+
+    return row_terms_triton
+
+
+@_row_terms.register_fake
+def _(query: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    first_row, row_stride = arguments[-2:]
+    batch, heads, length, _ = query.shape
+    rows = (length - first_row + row_stride - 1) // row_stride
+    shape = (batch, heads, rows)
+    values = [query.new_empty(s, dtype=torch.float32) for s in (shape, shape, (3, *shape))]
+    return *values, query.new_empty(shape, dtype=torch.int32)
+
+
+@_row_terms_backward.register_fake
+def _(
+    _grad_errors: torch.Tensor,
+    _errors: torch.Tensor,
+    _kept: torch.Tensor,
+    _peak: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    *_arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    query, key, mask, single, columns, starts, ends, *settings = inputs
+    errors, mass, kept, peak = output
+    ctx.mark_non_differentiable(mass, kept, peak)
+    ctx.save_for_backward(errors, kept, peak, query, key, mask, single, columns, starts, ends)
+    ctx.settings = settings
+
+
+def _differentiate(ctx: Any, grad_errors: torch.Tensor, *_other: Any) -> tuple:
+    grad_query, grad_key = _row_terms_backward(grad_errors, *ctx.saved_tensors, *ctx.settings)
+    return grad_query, grad_key, *[None] * 11
+
+
+_row_terms.register_autograd(_differentiate, setup_context=_keep_for_backward)
