@@ -32,7 +32,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.published import PublishedGuidance, published_loss
-from pipeline.build import build_guidance_schedule
+from pipeline.build import build_guidance
 from pipeline.config.deepspeed_json import read_template, resolve
 from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainSection
 from pipeline.data.batches import MicroBatch
@@ -42,7 +42,6 @@ from pipeline.distributed import LAUNCHER_VARIABLES, Cluster
 from pipeline.engine import PretrainingModule, forward, start_engine
 from pipeline.guidance.allocation import allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
-from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.patterns import parse_pattern
 from pipeline.guidance.row_terms import LossForm, row_terms
 from pipeline.guidance.targets import make_targets
@@ -105,12 +104,9 @@ class Contestant:
             size=vocab_size, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=(0, 1, 2, 3, 4)
         )
         allocation = allocate(head_table(recipe.guidance.heads, None, layers))
-        self.way, self.guide = way, AttentionGuide(allocation)
-        self.schedule = build_guidance_schedule(recipe, allocation, length)
-        self.loss = make_guidance_loss(allocation, "mean")
-        module: nn.Module = PretrainingModule(
-            build_model(recipe.model, vocabulary, length, 0), "mlm", self.guide
-        )
+        guide = AttentionGuide(allocation)
+        self.way, self.cluster, self.guidance = way, cluster, build_guidance(recipe, guide, length)
+        module: nn.Module = PretrainingModule(build_model(recipe.model, vocabulary, length, 0), "mlm", guide)
         if way == "published":
             module = PublishedGuidance(module, _HEADS[preset])  # type: ignore[arg-type]
         template, _ = read_template(recipe.train.deepspeed)
@@ -130,15 +126,16 @@ class Contestant:
         return time.perf_counter() - started
 
     def _total(self) -> torch.Tensor:
-        guided, device = self.schedule.at(self.steps), self.engine.device
-        targets = (
-            self.guide.targets(self.batch.original_ids(), self.batch.documents) if guided.layers else None
-        )
+        guided, device = self.guidance.at(self.steps), self.engine.device
+        targets = self.guidance.targets(self.batch, guided)
         on_device = None if targets is None else targets.to(device)
         loss, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
         total = loss / self.batch.labels.numel()
         if targets is not None:
-            total = total + self.loss(guided, terms.errors, targets.count_valid().float().to(device))
+            valid = self.guidance.count_valid([targets]).float().to(device)
+            total = total + self.guidance.loss(guided, terms.errors, valid)
+            self.guidance.measure(self.steps, terms)
+            self.guidance.judge(self.steps, self.cluster)
         return total
 
     def _published_total(self) -> torch.Tensor:

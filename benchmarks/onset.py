@@ -26,21 +26,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.build import Corpus, build_guidance_schedule, build_pretraining_module
+from pipeline.build import Corpus, build_guidance, build_pretraining_module
 from pipeline.config.load import find_recipe, parse_recipe, read_settings
 from pipeline.data.order import rows_of_step
 from pipeline.distributed import Cluster
 from pipeline.engine import PretrainingModule, forward, parameter_groups
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.guidance.formation import head_means
 from pipeline.guidance.guide import GuidanceTerms
-from pipeline.guidance.loss import make_guidance_loss
-from pipeline.guidance.schedule import GuidedLayer, GuidedStep
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.learning_rate import learning_rate_at
 from pipeline.run_dir import describe_machine
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0
+_ALONE = Cluster(0, 0, 1, torch.device("cpu"))
 _NOISE_STEPS = range(20, 101, 20)
 
 
@@ -97,22 +96,19 @@ class Study:
         self.variant, self.recipe = variant, recipe
         corpus = Corpus.open(recipe.corpus)
         self.module: PretrainingModule = build_pretraining_module(recipe, corpus)
-        allocation = self.module.guide.allocation
-        self.schedule = build_guidance_schedule(recipe, allocation, corpus.manifest.sequence_length)
-        self.loss = make_guidance_loss(allocation, recipe.guidance.normalization)
+        self.guidance = build_guidance(recipe, self.module.guide, corpus.manifest.sequence_length)
         self.batcher, self.valid = corpus.batcher(recipe, "train"), corpus.batcher(recipe, "valid")
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.names = [n for n, p in self.module.named_parameters() if p.requires_grad]
         groups = parameter_groups(self.module, recipe.optimizer.weight_decay)
         betas = (recipe.optimizer.betas[0], recipe.optimizer.betas[1])
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=recipe.optimizer.eps)
-        self.formed_step: int | None = None
         self.seen: dict[int, Gradients] = {}
 
     def guided_step(self, step: int) -> GuidedStep:
         """What the variant looks at."""
         drawn_at = step - step % self.variant.sticky
-        return replace(self.schedule.at(drawn_at, self.formed_step), weight=self.schedule.at(step).weight)
+        return replace(self.guidance.at(drawn_at), weight=self.guidance.at(step).weight)
 
     def train_step(self, step: int) -> dict[str, float]:
         """One step; returns objective, gradient norm before clipping, share left by it, mean mass."""
@@ -129,14 +125,15 @@ class Study:
             guidance = self._guidance_gradient(guided, terms, valid)
             total = objective
         else:
-            total = objective + self.variant.factor * self.loss(guided, terms.errors, valid)
+            total = objective + self.variant.factor * self.guidance.loss(guided, terms.errors, valid)
         gradients, norm, kept = self._clip(self._gradient(total), guidance)
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.recipe, step)
         self.optimizer.step()
-        self._judge(step, terms)
+        self.guidance.measure(step, terms)
+        self.guidance.judge(step, _ALONE)
         return {"loss": objective.item(), "norm": norm, "kept": kept}
 
     def noise(self, step: int) -> dict[str, float]:
@@ -149,11 +146,13 @@ class Study:
         batch = self.batcher.batch(rows, epochs)
         targets = self.module.guide.targets(batch.original_ids(), batch.documents)
         found: list[Gradients] = []
-        everything = tuple(GuidedLayer(layer=layer, probability=1.0) for layer in self.schedule.layers)
+        everything = tuple(
+            GuidedLayer(layer=layer, probability=1.0) for layer in self.guidance.schedule.layers
+        )
         estimated = self.guided_step(step)
         for guided in (estimated, replace(estimated, layers=everything, row_stride=1)):
             _, _, terms = forward(self.module, batch, guided, targets)
-            found.append(self._gradient(self.loss(guided, terms.errors, targets.count_valid())))
+            found.append(self._gradient(self.guidance.loss(guided, terms.errors, targets.count_valid())))
         return {
             part: _distance([g for g, n in zip(found[0], self.names) if chosen(n)],
                             [g for g, n in zip(found[1], self.names) if chosen(n)])
@@ -167,14 +166,14 @@ class Study:
             return None
         if not self.variant.control_variate:
             return self._gradient(
-                self.variant.factor * self.loss(guided, terms.errors, valid), keep_graph=True
+                self.variant.factor * self.guidance.loss(guided, terms.errors, valid), keep_graph=True
             )
         estimate = [torch.zeros_like(p) for p in self.parameters]
         for remembered in self.seen.values():
             _add(estimate, remembered, 1.0)
         for place, layer in enumerate(guided.layers):
             alone = replace(guided, layers=(replace(layer, probability=1.0),))
-            total = self.loss(alone, terms.errors[place : place + 1], valid)
+            total = self.guidance.loss(alone, terms.errors[place : place + 1], valid)
             now = self._gradient(total, keep_graph=True)
             _add(estimate, now, 1.0 / layer.probability)
             if layer.layer in self.seen:
@@ -194,12 +193,6 @@ class Study:
         norm = _norm(both)
         left = _share_left(both) if self.variant.clip == "joint" else 1.0
         return _scaled(both, left), norm, left
-
-    def _judge(self, step: int, terms: GuidanceTerms) -> None:
-        """For the default's end of the dense phase, as a run does."""
-        due = self.schedule.dense_steps is None and self.formed_step is None and (step + 1) % 10 == 0
-        if due and len(terms.mass) and _formed(head_means(terms.mass, terms.rows)):
-            self.formed_step = step + 1
 
 
 _PARTS: dict[str, Callable[[str], bool]] = {
@@ -235,9 +228,7 @@ def _formed(mass: torch.Tensor) -> bool:
 
 def held_out(study: Study) -> tuple[float, dict[str, list[float]]]:
     """Held-out loss and mass by pattern and layer, on 256 rows."""
-    line = evaluate_held_out(
-        study.module, study.module.guide, study.valid, 256, 32, Cluster(0, 0, 1, torch.device("cpu"))
-    )
+    line = evaluate_held_out(study.module, study.module.guide, study.valid, 256, 32, _ALONE)
     return line["loss"], line["guidance_mass"]
 
 

@@ -7,13 +7,16 @@ from data_prep.format import Manifest, Split, read_manifest
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import RowBatcher
 from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
-from pipeline.data.token_sets import guidance_token_ids
 from pipeline.data.masking import MaskingRule
+from pipeline.data.token_sets import guidance_token_ids
 from pipeline.engine import PretrainingModule
 from pipeline.guidance.allocation import Allocation, allocate, head_table
+from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide
+from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.row_terms import LossForm
-from pipeline.guidance.schedule import GuidanceSchedule, scaled_weight, weight_of_alpha
+from pipeline.guidance.run import RunGuidance
+from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
 from pipeline.model import attention_dropout, build_model
 
 
@@ -55,6 +58,13 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
     return PretrainingModule(model, recipe.objective.kind, guide)
 
 
+def build_guidance(recipe: Recipe, guide: AttentionGuide, sequence_length: int) -> RunGuidance:
+    """Schedule and loss beside the guide of a module, for a run."""
+    schedule = build_guidance_schedule(recipe, guide.allocation, sequence_length)
+    loss = make_guidance_loss(guide.allocation, recipe.guidance.normalization)
+    return RunGuidance(guide, schedule, loss, Formation(schedule, recipe.guidance.formed_mass))
+
+
 def build_guidance_schedule(recipe: Recipe, allocation: Allocation, sequence_length: int) -> GuidanceSchedule:
     """When and where the recipe's guidance acts."""
     guidance = recipe.guidance
@@ -81,4 +91,5 @@ def guidance_weight(recipe: Recipe, allocation: Allocation, sequence_length: int
         return 0.0
     if guidance.alpha is not None:
         return weight_of_alpha(guidance.alpha, allocation.num_layer_types, sequence_length)
-    return scaled_weight(guidance.weight, sequence_length)
+    weight = DEFAULT_WEIGHTS[guidance.error] if guidance.weight is None else guidance.weight
+    return scaled_weight(weight, guidance.error, sequence_length)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.build import Corpus, build_guidance_schedule, build_pretraining_module
+from pipeline.build import Corpus, build_guidance, build_pretraining_module
 from pipeline.checkpoint import (
     delete_checkpoint,
     list_checkpoints,
@@ -34,9 +34,6 @@ from pipeline.evaluation.attention_snapshot import (
     write_snapshot,
 )
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.guidance.formation import Formation
-from pipeline.guidance.loss import make_guidance_loss
-from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets
 from pipeline.guidance.timer import CLOCK
 from pipeline.learning_rate import learning_rate_at
@@ -106,11 +103,7 @@ class Trainer:
         self.step = start.step
         corpus = Corpus.open(recipe.corpus)
         module = build_pretraining_module(recipe, corpus)
-        self.guide = module.guide
-        allocation = self.guide.allocation
-        self.guidance_loss = make_guidance_loss(allocation, recipe.guidance.normalization)
-        self.schedule = build_guidance_schedule(recipe, allocation, corpus.manifest.sequence_length)
-        self.formation = Formation(self.schedule, recipe.guidance.formed_mass)
+        self.guidance = build_guidance(recipe, module.guide, corpus.manifest.sequence_length)
         self.zero_stage = zero_stage(deepspeed_config)
         logger.info(
             "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
@@ -136,7 +129,7 @@ class Trainer:
         self.valid_batcher = corpus.batcher(recipe, "valid")
         self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
         self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
-        self.window = WindowSums(allocation, cluster.device)
+        self.window = WindowSums(module.guide.allocation, cluster.device)
         self.tokens, self.window_seconds, self.loader_seconds = 0, 0.0, 0.0
         if start.checkpoint is not None:
             self._restore(load_checkpoint(cluster, self.engine, start.checkpoint))
@@ -191,14 +184,14 @@ class Trainer:
         started = time.perf_counter()
         micro_batches = next(batches)
         self.loader_seconds += time.perf_counter() - started
-        guided = self.schedule.at(self.step, self.formation.formed_step)
-        targets = [self._targets(batch, guided) for batch in micro_batches]
+        guided = self.guidance.at(self.step)
+        targets = [self.guidance.targets(batch, guided) for batch in micro_batches]
         predicted = sum(batch.num_predictions for batch in micro_batches)
         totals = self._agree(predicted, targets, stop)
         learning_rate = learning_rate_at(self.recipe, self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        measuring, device = self.formation.is_due(self.step), self.cluster.device
+        device = self.cluster.device
         # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
         shares = len(micro_batches) * self.cluster.world_size
         for batch, target in zip(micro_batches, targets):
@@ -207,19 +200,17 @@ class Trainer:
             self.window.add(loss=loss, correct=correct)
             objective = loss / totals.predicted
             if guided.layers:
-                guidance = self.guidance_loss(guided, terms.errors, totals.valid_rows)
+                guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
+                self.guidance.measure(self.step, terms)
                 objective = objective + guidance
                 self.window.add_guidance(guided, terms)
                 self.window.add(guidance_loss=guidance)
-            if measuring:
-                self.formation.add(terms)
             self.engine.backward(objective * shares)
             self.engine.step()
-        if measuring and (mass := self.formation.judge(self.step, self.cluster)) is not None:
+        mass = self.guidance.judge(self.step, self.cluster)
+        if mass is not None:
             self._event("patterns formed", step=self.step + 1, mean_mass=round(mass, 4))
-            logger.info(
-                "step %d: the guidance patterns have formed; from now on layers are sampled", self.step + 1
-            )
+            logger.info("step %d: patterns formed, attention on target %.2f", self.step + 1, mass)
         self.window.add(
             predicted=predicted,
             tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
@@ -231,20 +222,10 @@ class Trainer:
             self.progress.step_done()
         return totals
 
-    def _targets(self, batch: MicroBatch, guided: GuidedStep) -> Targets | None:
-        """Guidance targets of a micro-batch in host memory; None for a step that needs none."""
-        if not guided.layers and not guided.bias:
-            return None
-        return self.guide.targets(batch.original_ids(), batch.documents)
-
     def _agree(self, predicted: int, targets: list[Targets | None], stop: StopRequest) -> StepTotals:
         """Sum the step's counts and stop requests over all processes, in host memory."""
         counts = torch.tensor([float(stop.requested), float(predicted)], dtype=torch.float64)
-        valid_rows = torch.zeros(len(self.guide.allocation.patterns), dtype=torch.float64)
-        for target in targets:
-            if target is not None:
-                valid_rows += target.count_valid()
-        summed = self.cluster.sum(torch.cat([counts, valid_rows]))
+        summed = self.cluster.sum(torch.cat([counts, self.guidance.count_valid(targets)]))
         return StepTotals(
             predicted=summed[1].item(),
             valid_rows=summed[2:].float().to(self.cluster.device),
@@ -255,7 +236,7 @@ class Trainer:
         started = time.perf_counter()
         line = self.window.take(self.cluster)
         guidance_seconds = CLOCK.take()
-        guided = self.schedule.at(self.step - 1, self.formation.formed_step)
+        guided = self.guidance.at(self.step - 1)
         seconds = self.window_seconds + time.perf_counter() - started
         steps, tokens = line.pop("steps"), line["tokens"]
         self.tokens += tokens
@@ -282,7 +263,7 @@ class Trainer:
     def _evaluate(self) -> None:
         line = evaluate_held_out(
             self.engine,
-            self.guide,
+            self.guidance.guide,
             self.valid_batcher,
             self.recipe.evaluation.max_rows,
             self.recipe.train.micro_batch_size,
@@ -297,7 +278,7 @@ class Trainer:
     def _keep_snapshot(self) -> None:
         """Keep what the heads look at, for the report."""
         module = self.engine.module
-        probs = record_attention(self.engine, module.model, self.guide, self.sentence)
+        probs = record_attention(self.engine, module.model, self.guidance.guide, self.sentence)
         if self.cluster.is_main:
             write_snapshot(self.run.attention, Snapshot(self.step, probs))
 
@@ -306,7 +287,7 @@ class Trainer:
         state = {
             "random": random_state(),
             "window": self.window.state(),
-            "formed_step": self.formation.formed_step,
+            "formed_step": self.guidance.formation.formed_step,
             "tokens": self.tokens,
             "window_seconds": self.window_seconds,
             "loader_seconds": self.loader_seconds,
@@ -322,7 +303,7 @@ class Trainer:
     def _restore(self, state: dict) -> None:
         restore_random_state(state["random"])
         self.window.restore(state["window"])
-        self.formation.formed_step = state["formed_step"]
+        self.guidance.formation.formed_step = state["formed_step"]
         self.tokens = state["tokens"]
         self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
 

@@ -25,11 +25,17 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
             f"the plateau lasts {recipe.steps_of(guidance.plateau)} steps but the weight is to be zero at "
             f"{recipe.steps_of(guidance.end)}; write an end at or after the plateau",
         )
+    if guidance.error == "cross_entropy" and guidance.alpha is not None:
+        yield Problem(
+            ("guidance.alpha", "guidance.error"),
+            f"found {guidance.alpha:g}; alpha is the published weight of a squared error; write weight, of a "
+            "size of 0.03, for cross_entropy",
+        )
     if guidance.error == "cross_entropy" and guidance.normalization == "authors":
         yield Problem(
             ("guidance.error", "guidance.normalization"),
-            "the published loss is a squared error, and cross-entropy has no value for rows without a target, "
-            "which 'authors' keeps; write normalization: mean, or error: squared",
+            "the published loss is a squared error and keeps rows without a target, for which cross-entropy "
+            "has no value; write normalization: mean, or error: squared",
         )
     if guidance.layers is not None and _is_table(recipe):
         yield Problem(

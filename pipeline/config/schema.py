@@ -33,8 +33,8 @@ def _check_heads(value: Any) -> Any:
     if not (isinstance(value, str) or is_counts(value) or is_table):
         raise PydanticCustomError(
             "heads",
-            "write a preset (paper, grid or clark), pattern: number of heads, from 1 (next: 1), or a range of "
-            "layers with such a table below it (0-3: {{next: 2}})",
+            "write a preset (paper, grid or clark), pattern: number of heads, from 1 (next: 1), or a range "
+            "of layers with such a table below it (0-3: {{next: 2}})",
         )
     return value
 
@@ -108,8 +108,10 @@ class GuidanceSection(Section):
     method: Literal["loss", "bias"] = Field("loss", description="bias: add to the targets' scores instead")
     error: Literal["squared", "cross_entropy"] = "squared"
     normalization: Literal["mean", "authors"] = Field("mean", description="authors: as in the published code")
-    weight: Annotated[float, Field(ge=0.0)] = Field(
-        7.0, description="for rows of 512 tokens; scaled by T/512"
+    weight: Annotated[float, Field(ge=0.0)] | None = Field(
+        None,
+        description="factor on the mean row error; default: 7.0 for squared errors (meant for rows of 512 "
+        "tokens and scaled by T/512), 0.03 for cross_entropy (as it is)",
     )
     alpha: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="the weight in the authors' unit, for rows as they are; instead of weight"
@@ -250,5 +252,5 @@ class Recipe(Section):
     def guided(self) -> bool:
         """Whether any step has a guidance loss."""
         guidance = self.guidance
-        strength = guidance.weight if guidance.alpha is None else guidance.alpha
-        return bool(guidance.heads) and guidance.method == "loss" and strength > 0.0
+        is_zero = 0.0 in (guidance.weight, guidance.alpha)
+        return bool(guidance.heads) and guidance.method == "loss" and not is_zero

@@ -49,7 +49,7 @@ class Snapshot:
 
 
 def snapshot_steps(num_steps: int) -> tuple[int, int]:
-    """Steps at which a run keeps a snapshot: at its start and after a hundredth. The end is in its weights."""
+    """Steps at which a run keeps a snapshot: its start and after a hundredth. The end is in its weights."""
     return 0, max(1, round(num_steps / 100))
 
 

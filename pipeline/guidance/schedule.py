@@ -19,7 +19,8 @@ from pipeline.data.counter_rng import make_keys, random_bits, to_unit
 _LAYER_STREAM = 0x6C617972  # keeps these draws independent of masks and row order
 _ROW_STREAM = 0x726F7773
 
-REFERENCE_LENGTH = 512  # recipes give the weight for rows of this length
+REFERENCE_LENGTH = 512  # recipes give the weight of a squared error for rows of this length
+DEFAULT_WEIGHTS = {"squared": 7.0, "cross_entropy": 0.03}  # at the start both pull about equally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +177,14 @@ def sample_indices(probabilities: npt.NDArray[np.float64], seed: int, step: int)
     return sorted(int(index) for index in chosen)
 
 
-def scaled_weight(weight: float, sequence_length: int) -> float:
+def scaled_weight(weight: float, error: str, sequence_length: int) -> float:
     """A recipe's weight for rows of `sequence_length` tokens.
 
-    At the start attention is nearly uniform, so a row error pulls its target's score with about weight / n;
-    scaling the weight with n keeps that pull, and one recipe value serves every length.
+    At the start attention is nearly uniform, so a squared row error pulls its target's score with about
+    2 weight / n; scaling the weight with n keeps that pull, and one recipe value serves every length.
+    Cross-entropy pulls with about the weight itself, whatever the length.
     """
-    return weight * sequence_length / REFERENCE_LENGTH
+    return weight * sequence_length / REFERENCE_LENGTH if error == "squared" else weight
 
 
 def weight_of_alpha(alpha: float, layer_types: int, sequence_length: int) -> float:

@@ -116,8 +116,10 @@ def draw_attention_maps(path: Path, sentence: SentenceAttention, allocation: All
     probs = sentence.snapshots[-1].probs
     num_layers, num_heads = probs.shape[:2]
     layers = sorted({round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))})
-    rows: list[tuple[str, dict[int, int], np.ndarray | None]] = [(name, _head_of(allocation, name), _target_map(allocation, name, sentence))
-            for name in allocation.names]  # fmt: skip
+    rows: list[tuple[str, dict[int, int], np.ndarray | None]] = [
+        (name, _head_of(allocation, name), _target_map(allocation, name, sentence))
+        for name in allocation.names
+    ]
     if allocation.num_heads < num_heads:
         rows.append((f"free (head {num_heads - 1})", dict.fromkeys(layers, num_heads - 1), None))
     with mpl.rc_context(_STYLE):
