@@ -4,7 +4,8 @@ recipe.yaml        the complete recipe, defaults included
 environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
 checkpoints/       see checkpoint.py
 metrics.jsonl      see metrics.py
-events.jsonl       a line per event: start, resume, recipe changed, patterns formed, checkpoint, corrupt checkpoint, stop, done
+events.jsonl       a line per event: start, resume, recipe changed, patterns formed, checkpoint, corrupt
+                   checkpoint, stop, done
 attention/         see evaluation/attention_snapshot.py
 .lock              held while a training is at work here
 tensorboard/  report/  export/  evaluation.json

@@ -49,7 +49,7 @@ def draw_rates(path: Path, train: Lines) -> None:
         axes.set_ylim(bottom=0)
         axes.yaxis.label.set_color("C0")
         for name in ("guidance_weight", "guidance_bias"):
-            if not any(line[name] for line in train):
+            if not any(line.get(name) for line in train):
                 continue
             right = axes.twinx()
             right.plot(_column(train, "step"), _column(train, name), color="C2")
