@@ -52,6 +52,7 @@ class Variant:
         settings: recipe settings beside the demo's.
         sticky: the drawn layers stay for so many steps.
         factor: on the guidance weight.
+        faster: factor on the learning rate of position embeddings, queries and keys.
         clip: "joint" clips the sum of both gradients, "separate" each, "none" neither.
         control_variate: last seen gradients of the layers stand in for those not looked at (SAGA).
     """
@@ -60,6 +61,7 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
     sticky: int = 1
     factor: float = 1.0
+    faster: float = 1.0
     clip: str = "joint"
     control_variate: bool = False
 
@@ -70,6 +72,13 @@ VARIANTS = {
     "dense": Variant(about="all layers, all rows", settings={"guidance.layers_per_step": None}),
     "default": Variant(about="all layers until formed, then 2 of 6"),
     "sampled": Variant(about="2 of 6 layers per step from the start", settings=_SAMPLED),
+    "one": Variant(about="1 of 6 layers", settings={**_SAMPLED, "guidance.layers_per_step": 1}),
+    "four": Variant(about="4 of 6 layers", settings={**_SAMPLED, "guidance.layers_per_step": 4}),
+    "faster": Variant(
+        about="2 of 6, learning rate of positions, queries and keys x sqrt(3)",
+        settings=_SAMPLED,
+        faster=math.sqrt(3.0),
+    ),
     "unscaled": Variant(about="the same, not rescaled to be unbiased", settings=_SAMPLED, factor=2 / 6),
     "stronger": Variant(about="sampled, weight x 3", settings=_SAMPLED, factor=3.0),
     "sticky": Variant(about="sampled, drawn anew every 25 steps", settings=_SAMPLED, sticky=25),
@@ -100,10 +109,24 @@ class Study:
         self.batcher, self.valid = corpus.batcher(recipe, "train"), corpus.batcher(recipe, "valid")
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.names = [n for n, p in self.module.named_parameters() if p.requires_grad]
-        groups = parameter_groups(self.module, recipe.optimizer.weight_decay)
+        groups = self._parameter_groups()
         betas = (recipe.optimizer.betas[0], recipe.optimizer.betas[1])
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=recipe.optimizer.eps)
         self.seen: dict[int, Gradients] = {}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """As in a run, with those of `faster` apart."""
+        fast = {
+            id(parameter)
+            for name, parameter in self.module.named_parameters()
+            if any(chosen(name) for chosen in _PARTS.values())
+        }
+        groups = parameter_groups(self.module, self.recipe.optimizer.weight_decay)
+        return [
+            {**group, "params": [p for p in group["params"] if (id(p) in fast) == is_fast], "factor": factor}
+            for group in groups
+            for is_fast, factor in ((False, 1.0), (True, self.variant.faster))
+        ]
 
     def guided_step(self, step: int) -> GuidedStep:
         """What the variant looks at."""
@@ -130,7 +153,7 @@ class Study:
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.recipe, step)
+            group["lr"] = learning_rate_at(self.recipe, step) * group["factor"]
         self.optimizer.step()
         self.guidance.measure(step, terms)
         self.guidance.judge(step, _ALONE)
@@ -138,7 +161,7 @@ class Study:
 
     def noise(self, step: int) -> dict[str, float]:
         """Relative distance of the step's estimated guidance gradient from the dense one, before clipping."""
-        if not self.guided_step(step).layers:
+        if not self.guided_step(step).layers or self.variant.control_variate:
             return {}
         rows, epochs = rows_of_step(
             step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
@@ -146,9 +169,7 @@ class Study:
         batch = self.batcher.batch(rows, epochs)
         targets = self.module.guide.targets(batch.original_ids(), batch.documents)
         found: list[Gradients] = []
-        everything = tuple(
-            GuidedLayer(layer=layer, probability=1.0) for layer in self.guidance.schedule.layers
-        )
+        everything = GuidedStep.looking_at(self.guidance.schedule.layers).layers
         estimated = self.guided_step(step)
         for guided in (estimated, replace(estimated, layers=everything, row_stride=1)):
             _, _, terms = forward(self.module, batch, guided, targets)
@@ -255,7 +276,7 @@ def run_variant(name: str, corpus_dir: str, num_steps: int, overrides: Sequence[
         "held_out_loss": evaluations[-1]["loss"],
         "gradient_norm": round(float(np.mean([line["norm"] for line in early])), 3),
         "left_by_clipping": round(float(np.mean([line["kept"] for line in early])), 3),
-        "noise": {part: round(float(np.mean([n[part] for n in noise])), 2) for part in (noise[0] or {})},
+        "noise": {part: round(float(np.mean([n[part] for n in noise])), 2) for part in noise[0]},
         "seconds": round(time.monotonic() - started),
         "evaluations": evaluations,
     }

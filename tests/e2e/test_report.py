@@ -1,5 +1,6 @@
 """evaluate and report on a real run."""
 
+import html
 import json
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from PIL import Image
 
 from pipeline.__main__ import main
+from pipeline.evaluation.attention_snapshot import Snapshot, read_snapshots
 from pipeline.report import page
 from pipeline.report.attention_maps import SentenceAttention
 from tests.e2e.running import overrides, train
 
-FIGURES = ["loss", "guidance_mass", "guidance_error", "attention_maps", "rates", "throughput"]
+FIGURES = ["loss", "guidance_mass", "guidance_error", "forming", "attention_maps", "rates", "throughput"]
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +41,49 @@ def test_evaluate_agrees_with_the_run_and_names_the_unigram_loss(run_dir, capsys
 
 
 def test_report_has_every_figure_and_escapes_the_corpus(run_dir, monkeypatch):
+    uniform = np.full((2, 4, 4, 4), 0.25, dtype=np.float32)
     hostile = SentenceAttention(
+        token_ids=np.array([5, 6, 7, 8]),
         tokens=["<script>alert(1)</script>", "$\\frac{", "&amp;", "end"],
-        probs=np.full((2, 4, 4, 4), 0.25, dtype=np.float32),
+        snapshots=[Snapshot(0, uniform), Snapshot(6, uniform)],
     )
     monkeypatch.setattr(page, "attend_to_sentence", lambda trained: hostile)
     assert main(["report", str(run_dir)]) == 0
-    html = (run_dir / "report" / "report.html").read_text()
-    assert "<script" not in html
-    assert "&lt;script&gt;" in html
+    text = (run_dir / "report" / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
     for name in FIGURES:
-        assert f"{name}.png" in html
+        assert f"{name}.png" in text
         with Image.open(run_dir / "report" / f"{name}.png") as image:
             assert min(image.size) > 200
 
 
-def test_report_draws_the_attention_of_a_real_sentence(run_dir):
+def test_run_keeps_what_its_heads_looked_at_early_on(run_dir):
+    """At its start and after a hundredth of its steps, here the first."""
+    snapshots = read_snapshots(run_dir / "attention")
+
+    assert sorted(path.name for path in (run_dir / "attention").iterdir()) == [
+        "step-00000000.npz",
+        "step-00000001.npz",
+    ]
+    assert [snapshot.step for snapshot in snapshots] == [0, 1]
+    assert snapshots[0].probs.shape[:2] == (2, 4)
+    for snapshot in snapshots:
+        assert np.allclose(snapshot.probs.sum(-1), 1.0, atol=2e-3)
+    assert not np.array_equal(snapshots[0].probs, snapshots[1].probs)
+
+
+def test_report_draws_the_attention_of_a_real_sentence(run_dir, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        page.figures, "draw_forming", lambda path, sentence, _: drawn.update(forming=sentence)
+    )
     assert main(["report", str(run_dir)]) == 0
+    sentence = drawn["forming"]
+    assert [snapshot.step for snapshot in sentence.snapshots] == [0, 1, 6]
+    assert {snapshot.probs.shape[-1] for snapshot in sentence.snapshots} == {len(sentence.tokens)}
+    shown = html.unescape((run_dir / "report" / "report.html").read_text())
+    assert " ".join(sentence.tokens) in shown
 
 
 def test_tensorboard_has_the_losses(run_dir):

@@ -51,6 +51,16 @@ ONE_BY_ONE = {
     "missing corpus": ({"corpus": "nowhere"}, "corpus nowhere does not exist; make it with"),
     "heads against width": ({"model.num_heads": 5}, "32 cannot be split over 5 heads"),
     "unknown pattern": ({"guidance.heads": "{nxt: 1}"}, "unknown pattern 'nxt'; the patterns are next"),
+    "preset for larger models": ({"guidance.heads": "paper"}, "6 guided heads"),
+    "layer named twice": (
+        {"guidance.heads": "{0-1: {next: 1}, 1-1: {first: 1}}"},
+        "layer 1 is in '1-1' and in an earlier range",
+    ),
+    "token that is none": (
+        {"guidance.heads": "{sentence_ends: 1}", "guidance.sentence_ends": "[., full stop]"},
+        "is 'full stop'; write a text that is one token",
+    ),
+    "key without effect": ({"guidance.alpha": 100}, "guidance.weight: has no effect: alpha is the weight"),
     "layer beyond the last": ({"guidance.layers": "[0, 7]"}, "[7] are beyond the last layer, 1"),
     "fp16 on CPU": ({"train.precision": "fp16"}, "fp16 needs a CUDA device"),
     "unknown DeepSpeed file": ({"train.deepspeed": "zero9"}, "write a path or one of zero0, zero1"),

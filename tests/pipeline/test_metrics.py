@@ -7,23 +7,31 @@ import pytest
 import torch
 
 from pipeline.distributed import Cluster
-from pipeline.guidance.patterns import assign_heads
+from pipeline.guidance.allocation import Allocation, allocate
+from pipeline.guidance.guide import GuidanceTerms
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.metrics import MetricsLog, WindowSums
 
-GROUPS = assign_heads({"next": 2, "first": 1})
-VALID = torch.tensor([10.0, 10.0, 12.0], dtype=torch.float64)
+# Layer 0: heads 0 and 1 "next", head 2 "first". Layer 1: none. Layer 2: head 0 "first", head 1 "next".
+ALLOCATION = allocate([{"next": 2, "first": 1}, {}, {"first": 1, "next": 1}])
+LAYERS_0_AND_2 = GuidedStep.looking_at([0, 2])
 
 
-def make_window() -> WindowSums:
-    return WindowSums(num_layers=3, num_heads=3, device=torch.device("cpu"))
+def make_window(allocation: Allocation = ALLOCATION) -> WindowSums:
+    return WindowSums(allocation, torch.device("cpu"))
+
+
+def terms_of(errors: list[list[float]], rows: list[list[float]]) -> GuidanceTerms:
+    """The mass is half of the errors."""
+    return GuidanceTerms(torch.tensor(errors), torch.tensor(errors) / 2, torch.tensor(rows))
 
 
 def add_step(window: WindowSums, scale: float = 1.0) -> None:
     """A step of two micro-batches that looks at layers 0 and 2."""
     for _ in range(2):
         window.add(loss=torch.tensor(6.0 * scale), correct=torch.tensor(1), guidance_loss=0.25)
-        errors = scale * torch.tensor([[2.0, 4.0, 6.0], [1.0, 1.0, 3.0]])
-        window.add_guidance((0, 2), errors, errors / 2, VALID)
+        errors = [[2.0 * scale, 4.0 * scale, 6.0 * scale], [3.0 * scale, 1.0 * scale, 0.0]]
+        window.add_guidance(LAYERS_0_AND_2, terms_of(errors, [[10.0, 10.0, 12.0], [12.0, 10.0, 0.0]]))
     window.add(predicted=8, tokens=100, steps=1)
 
 
@@ -43,34 +51,64 @@ def test_totals_are_means_over_what_was_added(alone: Cluster) -> None:
     add_step(window)
     add_step(window, scale=3.0)
 
-    totals = window.take(alone, GROUPS)
+    totals = window.take(alone)
 
     assert totals["loss"] == pytest.approx((2 * 6 + 2 * 18) / 16)
     assert totals["accuracy"] == pytest.approx(4 / 16)
     assert totals["tokens"] == 200
     assert totals["steps"] == 2
     assert totals["guidance_loss"] == pytest.approx(0.5)  # per step: both micro-batches add to it
-    # Heads 0 and 1 in layers 0 and 2, each added twice at scale 1 and twice at scale 3.
+    # Each head was added twice at scale 1 and twice at scale 3, over four times its rows.
     assert totals["guidance_error"] == {
-        "next": pytest.approx(8 * (2 + 4 + 1 + 1) / (4 * 4 * 10)),
+        "next": pytest.approx(8 * (2 + 4 + 1) / (4 * 3 * 10)),
         "first": pytest.approx(8 * (6 + 3) / (4 * 2 * 12)),
     }
-    assert totals["guidance_mass"]["next"] == [
-        pytest.approx(8 * 3 / (4 * 2 * 10)),
-        None,
-        pytest.approx(8 * 1 / (4 * 2 * 10)),
-    ]
-    assert totals["guidance_mass"]["first"][1] is None
+    assert totals["guidance_mass"] == {
+        "next": [pytest.approx(8 * 3 / (4 * 2 * 10)), None, pytest.approx(8 * 0.5 / (4 * 10))],
+        "first": [pytest.approx(8 * 3 / (4 * 12)), None, pytest.approx(8 * 1.5 / (4 * 12))],
+    }
+
+
+def test_patterns_are_told_in_the_order_of_the_layers(alone: Cluster) -> None:
+    window = make_window(allocate([{"last": 1}, {"delimiters": 1, "next": 1, "last": 1}]))
+
+    totals = window.take(alone)
+
+    assert list(totals["guidance_error"]) == list(totals["guidance_mass"]) == ["last", "delimiters", "next"]
+
+
+def test_layers_looked_at_in_other_steps_are_told_apart(alone: Cluster) -> None:
+    """As sampled steps do: a layer a step, and of the rows some."""
+    window = make_window()
+    window.add_guidance(GuidedStep.looking_at([2]), terms_of([[4.0, 8.0, 0.0]], [[2.0, 4.0, 0.0]]))
+    window.add_guidance(GuidedStep.looking_at([0]), terms_of([[6.0, 2.0, 1.0]], [[3.0, 1.0, 1.0]]))
+    window.add(loss=1.0, predicted=1, steps=2, tokens=1, correct=0)
+
+    totals = window.take(alone)
+
+    assert totals["guidance_error"] == {"next": 16.0 / 8.0, "first": 5.0 / 3.0}
+    assert totals["guidance_mass"] == {"next": [1.0, None, 1.0], "first": [0.5, None, 1.0]}
+
+
+def test_step_that_looks_at_nothing_adds_nothing(alone: Cluster) -> None:
+    window, expected = make_window(), make_window()
+    add_step(window)
+    add_step(expected)
+
+    nothing = torch.zeros(0, 3)
+    window.add_guidance(GuidedStep(), GuidanceTerms(nothing, nothing, nothing))
+
+    assert window.take(alone) == expected.take(alone)
 
 
 def test_taking_begins_a_new_window(alone: Cluster) -> None:
     window, fresh = make_window(), make_window()
     add_step(window, scale=100.0)
-    window.take(alone, GROUPS)
+    window.take(alone)
     add_step(window)
     add_step(fresh)
 
-    assert window.take(alone, GROUPS) == fresh.take(alone, GROUPS)
+    assert window.take(alone) == fresh.take(alone)
 
 
 def test_processes_are_summed() -> None:
@@ -79,21 +117,22 @@ def test_processes_are_summed() -> None:
     add_step(doubled)
     cpu = torch.device("cpu")
 
-    one = window.take(Cluster(0, 0, 1, cpu), GROUPS)
-    both = doubled.take(TwoAlike(0, 0, 2, cpu), GROUPS)
+    one = window.take(Cluster(0, 0, 1, cpu))
+    both = doubled.take(TwoAlike(0, 0, 2, cpu))
 
     assert both["tokens"] == 2 * one["tokens"]
     assert both["steps"] == one["steps"]
     assert both["guidance_loss"] == pytest.approx(2 * one["guidance_loss"])  # each has a share of the sum
     for name in ("loss", "accuracy", "guidance_error", "guidance_mass"):
         assert both[name] == one[name]
+    assert one["guidance_mass"]["next"][0] > 0
 
 
 def test_window_without_guidance_has_no_errors(alone: Cluster) -> None:
     window = make_window()
     window.add(loss=1.0, predicted=2, steps=1, tokens=3, correct=0)
 
-    totals = window.take(alone, GROUPS)
+    totals = window.take(alone)
 
     assert totals["guidance_error"] == {"next": None, "first": None}
     assert totals["guidance_mass"]["next"] == [None, None, None]
@@ -101,7 +140,10 @@ def test_window_without_guidance_has_no_errors(alone: Cluster) -> None:
 
 
 def test_empty_window_has_no_loss(alone: Cluster) -> None:
-    assert math.isnan(make_window().take(alone, [])["loss"])
+    totals = make_window(allocate([{}, {}])).take(alone)
+
+    assert math.isnan(totals["loss"])
+    assert (totals["guidance_error"], totals["guidance_mass"]) == ({}, {})
 
 
 def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> None:
@@ -115,7 +157,7 @@ def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> N
     add_step(whole, scale=2.0)
     add_step(resumed, scale=2.0)
 
-    assert resumed.take(alone, GROUPS) == whole.take(alone, GROUPS)
+    assert resumed.take(alone) == whole.take(alone)
 
 
 def test_sums_hold_no_graph() -> None:
@@ -123,7 +165,7 @@ def test_sums_hold_no_graph() -> None:
     value = torch.ones(2, 3, requires_grad=True)
 
     window.add(loss=value.sum())
-    window.add_guidance((0, 1), value, value, VALID)
+    window.add_guidance(LAYERS_0_AND_2, GuidanceTerms(value, value.detach(), value.detach()))
 
     assert not window.counters.requires_grad
     assert not window.by_head.requires_grad

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from pipeline.model import (
+    attention_dropout,
     attention_reach,
     build_model,
     has_safetensors,
@@ -59,6 +60,12 @@ def test_dropouts_are_the_recipes(family: str) -> None:
         getattr(model.config, "attention_probs_dropout_prob", None),
         getattr(model.config, "attention_dropout", None),
     }
+
+
+@every_family
+def test_attention_dropout_is_the_rate_on_attention_alone(family: str) -> None:
+    assert attention_dropout(built(family, dropout=0.3, attention_dropout=0.2).config) == 0.2
+    assert attention_dropout(built(family, dropout=0.3, attention_dropout=0.0).config) == 0.0
 
 
 @every_family

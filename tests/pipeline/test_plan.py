@@ -100,6 +100,56 @@ def test_guidance_costs_memory_only_where_it_is_used(make_recipe: MakeRecipe) ->
     assert memory(make_recipe({"guidance.heads": {}}))["guidance"] == 0
 
 
+def test_guidance_memory_grows_with_the_guided_heads(make_recipe: MakeRecipe) -> None:
+    one, upper, three = (
+        memory(make_recipe({"guidance.heads": heads}))["guidance"]
+        for heads in ({"next": 1}, {"1-1": {"next": 3}}, {"next": 3})
+    )
+
+    assert one < upper < three
+
+
+def test_a_bias_costs_a_mask_for_every_guided_layer(make_recipe: MakeRecipe) -> None:
+    """4 rows x 4 heads x 32 x 32 scores of 4 bytes."""
+    whole = make_recipe({"guidance": {"heads": {"next": 1}, "method": "bias"}})
+    half = make_recipe({"guidance": {"heads": {"1-1": {"next": 3}}, "method": "bias"}})
+    none = make_recipe({"guidance": {"heads": {}, "method": "bias"}})
+
+    assert memory(whole)["guidance"] == 2 * 4 * 4 * 32 * 32 * 4
+    assert memory(half)["guidance"] == memory(whole)["guidance"] / 2
+    assert memory(none)["guidance"] == 0
+
+
+def test_guidance_in_numbers(make_recipe: MakeRecipe) -> None:
+    """The weight as it acts on rows of 32 tokens, and the authors' alpha: their loss is a mean over n x n."""
+    by_weight = plan(make_recipe({"guidance.weight": 7.0, "guidance.heads": {"next": 1, "first": 2}}))
+    by_alpha = plan(
+        make_recipe(
+            {"guidance": {"heads": {"0-0": {"next": 1}, "1-": {"last": 2, "self": 2}}, "alpha": 10.0}}
+        )
+    )
+
+    assert by_weight["guidance"] == {
+        "guided_layers": 2,
+        "guided_heads": 6,
+        "weight": pytest.approx(7.0 * 32 / 512),
+        "alpha": pytest.approx(7.0 * 32 / 512 * 32 / 4),  # 2 layers of 2 types
+    }
+    assert by_alpha["guidance"] == {
+        "guided_layers": 2,
+        "guided_heads": 5,
+        "weight": pytest.approx(10.0 * 3 / 32),
+        "alpha": pytest.approx(10.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "guidance", [{}, {"heads": {"next": 1}, "weight": 0.0}, {"heads": {"next": 1}, "method": "bias"}]
+)
+def test_without_a_guidance_loss_it_has_no_numbers(make_recipe: MakeRecipe, guidance: dict[str, Any]) -> None:
+    assert plan(make_recipe({"guidance": guidance}))["guidance"] is None
+
+
 def test_plan_is_printed_as_one_json_object(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,3 +172,15 @@ def test_plan_is_printed_for_people(
     text = capsys.readouterr().out
     assert "parameters" in text
     assert "memory per process, estimated (GiB)" in text
+    assert "6 heads in 2 layers, weight 0.4375" in text
+    assert "alpha: 2.333" in text  # 0.4375 * 32 tokens / (2 layers of 3 types)
+
+
+def test_plan_tells_people_when_there_is_no_guidance_loss(
+    tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tiny_recipe({"guidance.weight": 0}))
+    print_plan(str(path), [], 1, on_cuda=False, as_json=False)
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("guidance")]
+    assert line.split() == ["guidance", "no", "loss"]

@@ -47,6 +47,38 @@ def test_every_kind_of_value_survives_writing(tmp_path: Path, make_recipe: MakeR
     assert recipe_differences(found, recipe) == []
 
 
+GUIDANCE = {
+    "no heads": {"heads": {}},
+    "preset": {"heads": "clark"},
+    "table": {"heads": {"1-": {"offset-3": 1, "next": 1}, "0-0": {"first": 2}}},
+    "tokens": {"heads": {"sentence_ends": 1, "delimiters": 2}, "sentence_ends": [".", "»"]},
+    "sampling": {"heads": {"next": 1}, "layers_per_step": 0.3, "layer_weights": [1.0, 0.5], "row_stride": 4},
+    "every layer": {"heads": {"next": 1}, "layers_per_step": None},
+    "measured": {"heads": {"next": 1}, "dense": "formed", "formed_mass": 0.25},
+    "dense steps": {"heads": {"next": 1}, "dense": 100},
+    "dense share": {"heads": {"next": 1}, "dense": 0.0},
+    "alpha": {"heads": {"next": 1}, "alpha": 100.0, "normalization": "authors"},
+    "cross-entropy": {"heads": {"next": 1}, "error": "cross_entropy", "weight": 0.0625},
+    "bias": {"heads": {"next": 1}, "method": "bias", "bias": 3.5, "plateau": 0, "end": 0.25},
+}
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE.values(), ids=GUIDANCE)
+def test_every_kind_of_guidance_survives_writing(
+    tmp_path: Path, make_recipe: MakeRecipe, guidance: dict[str, Any]
+) -> None:
+    recipe = make_recipe({"guidance": guidance})
+    run = RunDir(tmp_path / "other")
+    run.create(recipe, {})
+
+    found = run.read_recipe()
+
+    assert found == recipe
+    assert type(found.guidance.dense) is type(recipe.guidance.dense)  # 1 is a step, 1.0 the whole run
+    assert list(found.guidance.heads) == list(recipe.guidance.heads)
+    assert recipe_differences(found, recipe) == []
+
+
 def test_recipe_of_a_checkpoint_start_comes_back(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     checkpoint = tmp_path / "checkpoint"
     tiny_model("bert").save_pretrained(checkpoint)
@@ -129,7 +161,19 @@ def test_json_lines_of_a_missing_or_empty_file(tmp_path: Path) -> None:
         ("train.deepspeed", "zero2"),
         ("model.num_layers", 3),
         ("guidance.heads", {"next": 1}),
+        ("guidance.heads", "paper"),
+        ("guidance.heads", {"0-1": {"next": 1, "previous": 1, "first": 1}}),
         ("guidance.layers", [0]),
+        ("guidance.weight", 3.5),
+        ("guidance.error", "cross_entropy"),
+        ("guidance.normalization", "authors"),
+        ("guidance.plateau", 0.6),
+        ("guidance.end", 0.9),
+        ("guidance.formed_mass", 0.6),
+        ("guidance.layers_per_step", 2),
+        ("guidance.layers_per_step", None),
+        ("guidance.layer_weights", [1.0, 2.0]),
+        ("guidance.row_stride", 2),
         ("objective.mask_rate", 0.2),
         ("schedule.warmup", 3),
     ],
@@ -169,6 +213,31 @@ def test_other_order_of_heads_is_a_difference(make_recipe: MakeRecipe) -> None:
     new = make_recipe({"guidance.heads": {"first": 1, "next": 1}})
 
     assert recipe_differences(old, new) == [("guidance.heads", ["next", "first"], ["first", "next"])]
+
+
+def test_other_tokens_of_a_pattern_are_a_difference(make_recipe: MakeRecipe) -> None:
+    old, new = (
+        make_recipe({"guidance.heads": {"sentence_ends": 1}, "guidance.sentence_ends": texts})
+        for texts in (["."], [".", "!"])
+    )
+
+    assert recipe_differences(old, new) == [("guidance.sentence_ends", ["."], [".", "!"])]
+
+
+def test_a_choice_is_a_difference_with_the_keys_that_come_and_go(make_recipe: MakeRecipe) -> None:
+    measured = make_recipe({"guidance.weight": ...})
+    counted = make_recipe({"guidance.weight": ..., "guidance.dense": 4})
+    biased = make_recipe({"guidance.weight": ..., "guidance.method": "bias"})
+
+    assert recipe_differences(measured, counted) == [
+        ("guidance.dense", "formed", 4),
+        ("guidance.formed_mass", 0.5, None),
+    ]
+    differences = {key: (before, after) for key, before, after in recipe_differences(counted, biased)}
+    assert differences["guidance.method"] == ("loss", "bias")
+    assert differences["guidance.bias"] == (None, 8.0)
+    assert differences["guidance.dense"] == (4, None)
+    assert "guidance.formed_mass" not in differences
 
 
 def test_other_order_of_options_is_none(make_recipe: MakeRecipe) -> None:

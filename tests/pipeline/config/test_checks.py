@@ -10,33 +10,15 @@ import pytest
 import yaml
 
 from data_prep.format import read_manifest, write_manifest
-from pipeline.config.checks import World, check_recipe, load_checked_recipe
-from pipeline.config.load import Problem, parse_recipe
+from pipeline.config.checks import World, load_checked_recipe
+from pipeline.config.load import parse_recipe
 from pipeline.config.schema import Recipe
 from pipeline.errors import RecipeError
-from pipeline.run_dir import RunDir
+from tests.pipeline.config.checking import ONE_CPU, assert_told, check, only_problem
 from tests.pipeline.tiny_models import tiny_model
 
 MakeSettings = Callable[..., dict[str, Any]]
 MakeRecipe = Callable[..., Recipe]
-ONE_CPU = World(world_size=1, on_cuda=False)
-
-
-def check(recipe: Recipe, world: World = ONE_CPU) -> list[Problem]:
-    return check_recipe(recipe, world)
-
-
-def only_problem(recipe: Recipe, world: World = ONE_CPU) -> Problem:
-    problems = check(recipe, world)
-    assert len(problems) == 1, [str(problem) for problem in problems]
-    return problems[0]
-
-
-def assert_told(problem: Problem, keys: set[str], *words: str) -> None:
-    """The problem names these keys, and its text the values, limits and what to write."""
-    assert set(problem.keys) == keys
-    missing = [word for word in words if word not in problem.message]
-    assert not missing, f"{missing} not in: {problem.message}"
 
 
 @pytest.fixture
@@ -94,15 +76,6 @@ def test_limits_themselves_are_allowed(make_recipe: MakeRecipe) -> None:
     assert check(recipe, World(world_size=2, on_cuda=False)) == []
 
 
-def test_resolved_recipe_of_a_run_can_be_run_again(make_recipe: MakeRecipe) -> None:
-    """recipe.yaml of a run has every default written out."""
-    recipe = make_recipe()
-    run = RunDir(recipe.run_dir)
-    run.create(recipe, {})
-
-    assert check(run.read_recipe()) == []
-
-
 # Steps
 
 
@@ -124,12 +97,6 @@ def test_decay_without_effect(make_recipe: MakeRecipe) -> None:
     problem = only_problem(make_recipe({"schedule.decay": 0.2, "schedule.kind": "cosine"}))
 
     assert_told(problem, {"schedule.decay", "schedule.kind"}, "'cosine'", "remove it", "kind: wsd")
-
-
-def test_guidance_ends_before_its_plateau(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({"guidance.plateau": 8, "guidance.end": 0.5}))
-
-    assert_told(problem, {"guidance.plateau", "guidance.end"}, "8 steps", "zero at 6")
 
 
 def test_more_than_everything_is_replaced(make_recipe: MakeRecipe) -> None:
@@ -359,84 +326,6 @@ def test_checkpoint_has_fewer_embeddings_than_the_tokenizer_tokens(
     problem = only_problem(from_checkpoint(make_recipe, checkpoint))
 
     assert_told(problem, {"model.checkpoint", "corpus"}, "97", "600")
-
-
-# Guidance
-
-
-def test_more_guided_heads_than_the_model_has(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({"guidance.heads": {"next": 3, "first": 2}}))
-
-    assert_told(problem, {"guidance.heads", "model.num_heads"}, "5 guided heads", "has 4", "at most 4")
-
-
-def test_unknown_pattern(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({"guidance.heads": {"prev": 1}}))
-
-    assert_told(problem, {"guidance.heads.prev"}, "'prev'", "next, previous, self, first")
-
-
-@pytest.mark.parametrize("pattern", ["offset+32", "offset-100"])
-def test_pattern_points_outside_the_rows(make_recipe: MakeRecipe, pattern: str) -> None:
-    problem = only_problem(make_recipe({"guidance.heads": {pattern: 1}}))
-
-    assert_told(problem, {f"guidance.heads.{pattern}"}, "rows of 32 tokens")
-
-
-def test_layers_beyond_the_last(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({"guidance.layers": [0, 2, 7]}))
-
-    assert_told(problem, {"guidance.layers", "model.num_layers"}, "[2, 7]", "last layer, 1")
-
-
-def test_layers_beyond_the_last_of_a_checkpoint(make_recipe: MakeRecipe, checkpoint: Path) -> None:
-    recipe = make_recipe({"model": {"checkpoint": str(checkpoint)}, "guidance.layers": [3]})
-
-    assert "[3]" in only_problem(recipe).message
-
-
-@pytest.mark.parametrize("layers", [[0, 0], []])
-def test_layers_named_twice_or_not_at_all(make_recipe: MakeRecipe, layers: list[int]) -> None:
-    assert_told(only_problem(make_recipe({"guidance.layers": layers})), {"guidance.layers"}, str(layers))
-
-
-def test_more_layers_per_step_than_there_are(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({"guidance.layers_per_step": 3}))
-
-    assert_told(problem, {"guidance.layers_per_step", "guidance.layers"}, "3 of 2", "at most 2")
-
-
-LOCAL_MODEL = {
-    "model.family": "modernbert",
-    "model.num_layers": 4,
-    "model.options": {"local_attention": 8, "global_attn_every_n_layers": 3},
-}
-
-
-def test_local_layers_cannot_reach_the_first_token(make_recipe: MakeRecipe) -> None:
-    problem = only_problem(make_recipe({**LOCAL_MODEL, "guidance.heads": {"first": 1}}))
-
-    assert_told(problem, {"guidance.layers", "guidance.heads.first"}, "[1, 2]", "'first'", "layers: [0, 3]")
-
-
-@pytest.mark.parametrize(("offset", "reachable"), [(4, True), (5, False)])
-def test_local_layers_reach_as_far_as_their_window(
-    make_recipe: MakeRecipe, offset: int, reachable: bool
-) -> None:
-    recipe = make_recipe({**LOCAL_MODEL, "guidance.heads": {f"offset-{offset}": 1}})
-
-    assert (check(recipe) == []) == reachable
-
-
-def test_advice_for_a_model_without_a_layer_that_reaches_is_not_an_empty_list(
-    make_recipe: MakeRecipe,
-) -> None:
-    options = {"local_attention": 8, "layer_types": ["sliding_attention"] * 2}
-    recipe = make_recipe(
-        {"model.family": "modernbert", "model.options": options, "guidance.heads": {"first": 1}}
-    )
-
-    assert "layers: []" not in only_problem(recipe).message
 
 
 # All together

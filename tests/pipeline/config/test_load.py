@@ -113,6 +113,27 @@ def test_overrides_reach_any_depth_and_keep_types(tmp_path: Path) -> None:
     }
 
 
+def test_ranges_of_layers_are_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, "guidance:\n  heads: {0-3: {next: 2}, 4-: {first: 1}}\n")
+
+    settings = read_settings(path, ["guidance.heads.0-3.previous=1", "guidance.heads.10-.last=1"])
+
+    assert settings["guidance"]["heads"] == {
+        "0-3": {"next": 2, "previous": 1},
+        "4-": {"first": 1},
+        "10-": {"last": 1},
+    }
+
+
+def test_a_preset_takes_the_place_of_counts_and_the_other_way_round(tmp_path: Path) -> None:
+    counts, preset = "guidance: {heads: {next: 1}}", "guidance: {heads: paper}"
+
+    assert read_settings(write(tmp_path, counts), ["guidance.heads=grid"])["guidance"]["heads"] == "grid"
+    assert read_settings(write(tmp_path, preset), ["guidance.heads.last=2"])["guidance"]["heads"] == {
+        "last": 2
+    }
+
+
 def test_the_last_override_of_a_key_wins(tmp_path: Path) -> None:
     assert read_settings(write(tmp_path, ""), ["seed=1", "seed=2"]) == {"seed": 2}
 
@@ -196,11 +217,35 @@ def test_dotted_key_written_into_the_file_is_explained(tiny_recipe: MakeSettings
         ("guidance.weight", -1),
         ("guidance.weight", float("inf")),
         ("guidance.weight", float("nan")),
-        ("guidance.heads.next", 0),
-        ("guidance.heads.next", True),
+        ("guidance.heads", 6),
+        ("guidance.heads", ["next"]),
+        ("guidance.heads", {"next": 0}),
+        ("guidance.heads", {"next": True}),
+        ("guidance.heads", {"next": 1, "first": None}),
+        ("guidance.heads", {"0-1": {"next": 0}}),
+        ("guidance.heads", {"0-1": {"next": 1}, "first": 1}),
+        ("guidance.heads", {"0-1": {"0-0": {"next": 1}}}),
         ("guidance.plateau", 1.5),
         ("guidance.end", -3),
         ("guidance.layers", [-1]),
+        ("guidance.delimiters", []),
+        ("guidance.sentence_ends", "."),
+        ("guidance.method", "add"),
+        ("guidance.error", "mse"),
+        ("guidance.normalization", "sum"),
+        ("guidance.alpha", -1),
+        ("guidance.bias", -0.5),
+        ("guidance.dense", "form"),
+        ("guidance.dense", -1),
+        ("guidance.dense", 1.5),
+        ("guidance.formed_mass", 0.0),
+        ("guidance.formed_mass", 1.0),
+        ("guidance.layers_per_step", 0),
+        ("guidance.layers_per_step", 1.0),
+        ("guidance.layers_per_step", True),
+        ("guidance.layers_per_step", "all"),
+        ("guidance.layer_weights", [0.0]),
+        ("guidance.row_stride", 0),
         ("optimizer.learning_rate", 0),
         ("optimizer.learning_rate", "5e-4"),
         ("optimizer.learning_rate", float("inf")),
@@ -241,6 +286,54 @@ def test_durations_are_steps_or_shares(make_recipe: Callable[..., Any]) -> None:
     recipe = make_recipe({"train.num_steps": 200})
 
     assert [recipe.steps_of(duration) for duration in (0, 7, 1, 1.0, 0.25, 0.0)] == [0, 7, 1, 200, 50, 0]
+
+
+@pytest.mark.parametrize(("value", "steps"), [("formed", None), (3, 3), (0, 0), (0.5, 6), (1.0, 12)])
+def test_dense_phase_is_measured_or_a_duration(
+    make_recipe: Callable[..., Any], value: Any, steps: int | None
+) -> None:
+    recipe = make_recipe({"guidance.dense": value})
+
+    assert recipe.guidance.dense == value
+    assert steps is None or recipe.steps_of(recipe.guidance.dense) == steps
+
+
+@pytest.mark.parametrize(
+    ("value", "by_number_of_layers"),
+    [
+        (2, {2: 2, 6: 2, 12: 2}),
+        (0.25, {1: 1, 4: 1, 6: 2, 12: 3}),
+        (0.001, {1: 1, 12: 1}),
+        (None, {1: None, 12: None}),
+    ],
+)
+def test_layers_per_step_are_a_number_or_a_share_rounded_up(
+    make_recipe: Callable[..., Any], value: Any, by_number_of_layers: dict[int, int | None]
+) -> None:
+    guidance = make_recipe({"guidance.layers_per_step": value}).guidance
+
+    assert {num: guidance.num_layers_per_step(num) for num in by_number_of_layers} == by_number_of_layers
+
+
+@pytest.mark.parametrize(
+    ("settings", "guided"),
+    [
+        ({}, True),
+        ({"guidance.weight": ...}, True),
+        ({"guidance.heads": {}}, False),
+        ({"guidance.weight": 0}, False),
+        ({"guidance.weight": 0.0}, False),
+        ({"guidance.weight": ..., "guidance.alpha": 10.0}, True),
+        ({"guidance.weight": ..., "guidance.alpha": 0.0}, False),
+        ({"guidance.weight": ..., "guidance.method": "bias"}, False),
+        ({"guidance.heads": "paper"}, True),
+        ({"guidance.heads": {"0-0": {"next": 1}}}, True),
+    ],
+)
+def test_a_run_is_guided_when_some_head_has_a_loss(
+    make_recipe: Callable[..., Any], settings: dict[str, Any], guided: bool
+) -> None:
+    assert make_recipe(settings).guided == guided
 
 
 def test_all_problems_are_found_and_the_sound_rest_is_kept(tiny_recipe: MakeSettings) -> None:

@@ -15,7 +15,7 @@ from pipeline.data.batches import (
     evaluation_batches,
     load_steps,
 )
-from pipeline.data.corpus import CorpusSplit, Vocabulary
+from pipeline.data.corpus import CorpusRows, CorpusSplit, Vocabulary
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule
 from pipeline.data.order import rows_of_step
 
@@ -23,7 +23,7 @@ PAD = 1
 
 
 class MemorySplit:
-    """Rows of up to 12 tokens, in memory; row i begins with its own number."""
+    """Rows of up to 12 tokens in one or two documents, in memory; row i begins with its own number."""
 
     sequence_length = 12
 
@@ -35,8 +35,15 @@ class MemorySplit:
         ids[:, 0] = 100 + np.arange(num_rows)  # not ordinary, so never masked
         self.ids = np.where(np.arange(12) < self.lengths[:, None], ids, PAD)
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.ids[rows].copy(), self.lengths[rows].copy()
+        border = np.where(np.arange(num_rows) % 2, self.lengths // 2, 0)[:, None]
+        positions = np.arange(12, dtype=np.int32)
+        is_real = positions < self.lengths[:, None]
+        self.starts = (is_real * np.where(positions < border, 0, border)).astype(np.int32)
+        self.ends = (is_real * np.where(positions < border, border, self.lengths[:, None])).astype(np.int32)
+
+    def read(self, rows: np.ndarray) -> CorpusRows:
+        arrays = (self.ids, self.lengths, self.starts, self.ends)
+        return CorpusRows(*(values[rows].copy() for values in arrays))
 
 
 def memory_batcher(num_rows: int, seed: int = 0) -> RowBatcher:
@@ -59,17 +66,19 @@ def corpus_batcher(tiny_corpus: Path, vocabulary: Vocabulary) -> RowBatcher:
 
 
 def examples(batches: Iterable[MicroBatch]) -> list[tuple]:
-    """What a model sees and is asked, row by row: tokens, length, {column: label}."""
+    """What a model sees and is asked, row by row: tokens, length, {column: label}, documents."""
     found = []
     for batch in batches:
-        for ids, length, positions, labels in zip(
+        for ids, length, positions, labels, starts, ends in zip(
             batch.input_ids.tolist(),
             batch.lengths.tolist(),
             batch.positions.tolist(),
             batch.labels.tolist(),
+            batch.documents.starts.tolist(),
+            batch.documents.ends.tolist(),
         ):
             asked = {p: label for p, label in zip(positions, labels) if label != IGNORED_LABEL}
-            found.append((tuple(ids), length, tuple(sorted(asked.items()))))
+            found.append((tuple(ids), length, tuple(sorted(asked.items())), tuple(zip(starts, ends))))
     return found
 
 
@@ -119,7 +128,7 @@ def test_a_step_holds_the_rows_of_the_global_order_each_masked_as_in_its_epoch(
     trained = step_of_all_ranks(batcher, step, 6, world_size=3, micro_batch=2)
 
     rows, epochs = rows_of_step(step, 6, num_rows, 0)
-    assert [tokens[0] - 100 for tokens, _, _ in trained] == rows.tolist()
+    assert [tokens[0] - 100 for tokens, *_ in trained] == rows.tolist()
     one_by_one = [batcher.batch(np.array([row]), int(epoch)) for row, epoch in zip(rows, epochs)]
     assert trained == examples(one_by_one)
 
@@ -133,18 +142,38 @@ def test_a_row_is_masked_anew_in_the_next_epoch() -> None:
     assert np.mean(same) < 0.2
 
 
-def test_labels_and_corrupted_ids_give_back_the_corpus(corpus_batcher: RowBatcher) -> None:
-    rows = np.array([0, 499, 500, corpus_batcher.split.num_rows - 1, 3])
+def test_original_ids_are_the_corpuss_in_every_row_and_epoch(corpus_batcher: RowBatcher) -> None:
+    rows = np.arange(corpus_batcher.split.num_rows)
     original, lengths, *_ = corpus_batcher.split.read(rows)
 
-    batch = corpus_batcher.batch(rows, 0)
+    for epoch in (0, 1, 7):
+        batch = corpus_batcher.batch(rows, epoch)
 
-    index, slot = np.nonzero(batch.labels.numpy() != IGNORED_LABEL)
-    restored = batch.input_ids.numpy().copy()
-    restored[index, batch.positions.numpy()[index, slot]] = batch.labels.numpy()[index, slot]
-    assert (restored == original).all()
-    assert (batch.lengths.numpy() == lengths).all()
-    assert batch.num_predictions == len(index) > 0
+        assert (batch.original_ids().numpy() == original).all()
+        assert (batch.input_ids.numpy() != original).any(axis=1).mean() > 0.9
+        assert (batch.lengths.numpy() == lengths).all()
+        assert batch.num_predictions == (batch.labels != IGNORED_LABEL).sum() > 0
+
+
+@given(st.integers(1, 40), st.integers(0, 2**40), st.integers(0, 9))
+def test_original_ids_are_those_read_whatever_the_masks(num_rows: int, seed: int, epoch: int) -> None:
+    batcher = memory_batcher(num_rows, seed)
+
+    batch = batcher.batch(np.arange(num_rows), epoch)
+    corrupted = batch.input_ids.clone()
+
+    assert (batch.original_ids().numpy() == batcher.split.ids).all()
+    assert torch.equal(batch.input_ids, corrupted)
+
+
+def test_documents_are_those_of_the_rows(corpus_batcher: RowBatcher) -> None:
+    rows = np.random.default_rng(0).permutation(corpus_batcher.split.num_rows)
+    *_, starts, ends = corpus_batcher.split.read(rows)
+
+    documents = corpus_batcher.batch(rows, 0).documents
+
+    assert (documents.starts.numpy() == starts).all()
+    assert (documents.ends.numpy() == ends).all()
 
 
 def test_corpus_rows_are_dealt_alike_to_every_number_of_processes(corpus_batcher: RowBatcher) -> None:
@@ -218,6 +247,26 @@ def test_held_out_masks_never_change() -> None:
     assert examples(once[0]) == examples(again[0])
 
 
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 6))
+def test_filler_rows_have_no_tokens_and_no_documents(num_rows: int, batch_size: int, world_size: int) -> None:
+    by_rank = held_out(num_rows, None, batch_size, world_size)
+
+    places = [  # of a rank's batches, in the order in which rows are dealt
+        (batch, place) for batches in zip(*by_rank) for batch in batches for place in range(batch_size)
+    ]
+    for index, (batch, place) in enumerate(places):
+        is_filler = index >= num_rows
+        positions = torch.arange(12)
+        in_document = (batch.documents.starts[place] <= positions) & (positions < batch.documents.ends[place])
+        assert (batch.lengths[place] == 0) == is_filler
+        assert in_document.any() != is_filler
+        assert in_document.sum() == batch.lengths[place]
+        if is_filler:
+            assert not batch.full
+            assert (batch.labels[place] == IGNORED_LABEL).all()
+            assert (batch.documents.ends[place] == batch.documents.starts[place]).all()
+
+
 def test_moving_a_batch_keeps_it() -> None:
     batch = memory_batcher(8).batch(np.arange(8), 0)
 
@@ -225,3 +274,31 @@ def test_moving_a_batch_keeps_it() -> None:
 
     assert examples([moved]) == examples([batch])
     assert moved.full == batch.full
+
+
+def test_every_tensor_of_a_batch_is_moved() -> None:
+    moved = memory_batcher(8).batch(np.arange(8), 0).to(torch.device("meta"))
+
+    tensors = [moved.input_ids, moved.lengths, moved.positions, moved.labels]
+    tensors += [moved.documents.starts, moved.documents.ends]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning itself needs an accelerator."""
+    pinned = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = memory_batcher(8).batch(np.arange(8), 0)
+
+    before, after = examples([batch]), batch.pin_memory()
+
+    assert examples([after]) == before
+    tensors = [after.input_ids, after.lengths, after.positions, after.labels]
+    tensors += [after.documents.starts, after.documents.ends]
+    assert {id(tensor) for tensor in tensors} == {id(tensor) for tensor in pinned}
+    assert len(pinned) == 6

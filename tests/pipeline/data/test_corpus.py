@@ -41,16 +41,66 @@ def test_rows_are_those_another_reader_sees(tiny_corpus: Path, split: str) -> No
     assert lengths.tolist() == [sum(pieces) for pieces in expected["segments"]]
 
 
+def borders_of(pieces: list[int], num_positions: int) -> tuple[list[int], list[int]]:
+    """Start and end of each position's piece, one piece after another; 0 after the last."""
+    starts, ends = [0] * num_positions, [0] * num_positions
+    first = 0
+    for length in pieces:
+        for position in range(first, first + length):
+            starts[position], ends[position] = first, first + length
+        first += length
+    return starts, ends
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_documents_are_the_pieces_of_every_row(tiny_corpus: Path, split: str) -> None:
+    corpus = CorpusSplit(tiny_corpus, split)
+
+    *_, starts, ends = corpus.read(np.arange(corpus.num_rows))
+
+    segments = open_with_datasets(tiny_corpus, split)["segments"][:]
+    expected = [borders_of(pieces, corpus.sequence_length) for pieces in segments]
+    assert (starts.tolist(), ends.tolist()) == tuple(map(list, zip(*expected)))
+    assert max(len(pieces) for pieces in segments) > 1  # not all rows are one piece
+    assert starts.dtype == ends.dtype == np.int32
+
+
+def test_documents_begin_and_end_with_their_special_tokens(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
+    """Except where a document goes on from the row before, or into the next."""
+    corpus = CorpusSplit(tiny_corpus, "train")
+    input_ids, lengths, starts, ends = corpus.read(np.arange(corpus.num_rows))
+    positions = np.arange(corpus.sequence_length)
+    is_real = positions < lengths[:, None]
+
+    inner_start = is_real & (starts == positions) & (positions > 0)
+    inner_end = is_real & (ends == positions + 1) & (positions < lengths[:, None] - 1)
+
+    assert (input_ids[inner_start] == vocabulary.cls_id).all()
+    assert (input_ids[inner_end] == vocabulary.sep_id).all()
+    assert inner_start.sum() == inner_end.sum() > 0
+
+
+def test_padding_belongs_to_no_document(tiny_corpus: Path) -> None:
+    for split in ("train", "valid"):
+        corpus = CorpusSplit(tiny_corpus, split)
+        _, lengths, starts, ends = corpus.read(np.arange(corpus.num_rows))
+        is_real = np.arange(corpus.sequence_length) < lengths[:, None]
+
+        assert not is_real.all()
+        assert ((ends > starts) == is_real).all()
+        assert (starts[~is_real] == 0).all()
+        assert (ends[~is_real] == 0).all()
+
+
 def test_rows_come_in_the_order_asked(tiny_corpus: Path) -> None:
     corpus = CorpusSplit(tiny_corpus, "train")
     wanted = np.array([501, 0, 499, 500, corpus.num_rows - 1, 0])
 
-    input_ids, lengths, *_ = corpus.read(wanted)
+    together = corpus.read(wanted)
 
     for index, row in enumerate(wanted):
-        one_ids, one_length, *_ = corpus.read(np.array([row]))
-        assert (input_ids[index] == one_ids[0]).all()
-        assert lengths[index] == one_length[0]
+        for values, alone in zip(together, corpus.read(np.array([row]))):
+            assert (values[index] == alone[0]).all()
 
 
 def test_only_padding_follows_a_rows_tokens(tiny_corpus: Path, vocabulary: Vocabulary) -> None:
@@ -111,6 +161,17 @@ def test_rows_are_found_across_shards_and_record_batches(tmp_path: Path) -> None
     input_ids, lengths, *_ = corpus.read(rows)
     assert (input_ids == rows[:, None]).all()
     assert (lengths == rows % 8 + 1).all()
+
+
+def test_documents_are_found_across_shards_and_record_batches(tmp_path: Path) -> None:
+    manifest = write_numbered_corpus(tmp_path, [2100, 1, 1024, 5])
+    rows = np.arange(3130)[::-1]
+
+    *_, starts, ends = CorpusSplit(tmp_path, "train", manifest).read(rows)
+
+    lengths = (rows % 8 + 1).tolist()
+    expected = [borders_of([length] if length < 3 else [2, length - 2], 8) for length in lengths]
+    assert (starts.tolist(), ends.tolist()) == tuple(map(list, zip(*expected)))
 
 
 def test_tokens_are_counted_in_all_shards(tiny_corpus: Path, vocabulary: Vocabulary) -> None:

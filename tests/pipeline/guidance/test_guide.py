@@ -1,197 +1,183 @@
-"""The guide inside real models of every family."""
-
-from collections.abc import Sequence
+"""The guide's terms inside real models of every family."""
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
-from pipeline.attention import install_tap
-from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
-from pipeline.guidance.patterns import assign_heads
-from tests.pipeline.guidance.dense import attention_probs, errors_and_mass
-from tests.pipeline.tiny_models import FAMILIES, LENGTH, LENGTHS, tiny_inputs, tiny_model
+from pipeline.guidance.row_terms import LossForm
+from pipeline.guidance.schedule import GuidedLayer, GuidedStep
+from tests.pipeline.guidance import dense
+from tests.pipeline.guidance.cases import documents_of
+from tests.pipeline.guidance.dense import sums
+from tests.pipeline.guidance.models import (
+    ALL_LAYERS,
+    FULL,
+    HEADS,
+    TOKEN_SETS,
+    eager_attentions,
+    gradients,
+    guided_model,
+    make_guide,
+    rows_of,
+    run_guided,
+)
+from tests.pipeline.tiny_models import FAMILIES, LENGTH, LENGTHS, tiny_model
 
-HEADS = {"next": 1, "previous": 1, "first": 1}
-ALL_LAYERS = (0, 1, 2)
+EVERY_LAYER = GuidedStep.looking_at(ALL_LAYERS)
+MIX = {"delimiters": 1, "first": 1, "sentence_ends": 1, "last": 1}  # for models that attend everywhere
+PIECES = {"one each": None, "several": [[10, 3, 11], [9], [1, 8, 8], [1, 1]]}
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-padded_or_full = pytest.mark.parametrize("lengths", [LENGTHS, [LENGTH] * 4], ids=["padded", "full"])
+padded_or_full = pytest.mark.parametrize("lengths", [LENGTHS, FULL], ids=["padded", "full"])
 
 
-class Recorder:
-    """A tap that keeps what it is shown."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, torch.Tensor]] = []
-
-    def observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
-    ) -> None:
-        self.seen.append((layer, attention_probs(query, key, scaling, mask)))
+@pytest.fixture(autouse=True)
+def model_token_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formulas look for the tokens that stand in the models' texts."""
+    monkeypatch.setattr(dense, "TOKEN_SETS", TOKEN_SETS)
 
 
-def make_guide(heads: dict[str, int]) -> AttentionGuide:
-    return AttentionGuide(assign_heads(heads), torch.device("cpu"))
-
-
-def guided_model(
-    family: str, heads: dict[str, int], **settings: object
-) -> tuple[PreTrainedModel, AttentionGuide]:
-    model, guide = tiny_model(family, **settings), make_guide(heads)
-    install_tap(model, guide)
-    return model, guide
-
-
-def eager_attentions(family: str, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Attention probabilities (B, H, N, N) of every layer, as transformers itself returns them."""
-    model = tiny_model(family)
-    model.set_attn_implementation("eager")
-    return model(**inputs, output_attentions=True).attentions
-
-
-def run_guided(
-    model: PreTrainedModel, guide: AttentionGuide, layers: Sequence[int], lengths: list[int]
-) -> tuple[torch.Tensor, GuidanceTerms]:
-    guide.watch(layers, torch.tensor(lengths))
-    logits = model(**tiny_inputs(lengths)).logits
-    return logits, guide.collect(torch.device("cpu"))
-
-
-def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-@every_family
-@padded_or_full
-def test_tap_is_shown_every_layer_once_with_its_true_attention(family: str, lengths: list[int]) -> None:
-    inputs, recorder = tiny_inputs(lengths), Recorder()
-    model = tiny_model(family)
-    assert install_tap(model, recorder) == 3
-
-    model(**inputs)
-
-    assert [layer for layer, _ in recorder.seen] == [0, 1, 2]
-    for (_, shown), expected in zip(recorder.seen, eager_attentions(family, inputs)):
-        for index, length in enumerate(lengths):
-            assert torch.allclose(
-                shown[index, :, :length].float(), expected[index, :, :length], rtol=1e-4, atol=1e-6
-            )
+def assert_sums_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Errors, mass and rows, (3, H)."""
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
 @every_family
 @padded_or_full
 def test_terms_equal_the_dense_formula_on_the_models_own_attention(family: str, lengths: list[int]) -> None:
-    model, guide = guided_model(family, HEADS)
+    guide, rows = make_guide(HEADS), rows_of(lengths)
 
-    _, terms = run_guided(model, guide, ALL_LAYERS, lengths)
+    _, terms = run_guided(guided_model(family, guide), guide, EVERY_LAYER, rows)
 
-    for layer, probs in enumerate(eager_attentions(family, tiny_inputs(lengths))):
-        errors, mass = errors_and_mass(probs.double(), HEADS, lengths)
-        assert torch.allclose(terms.errors[layer].double(), errors, rtol=1e-4)
-        assert torch.allclose(terms.mass[layer].double(), mass, rtol=1e-4)
+    for layer, probs in enumerate(eager_attentions(tiny_model(family), lengths)):
+        found = torch.stack([terms.errors[layer], terms.mass[layer], terms.rows[layer]])
+        assert_sums_equal(found, sums(probs, HEADS, rows))
 
 
-@every_family
-def test_gradients_equal_those_of_the_dense_formula(family: str) -> None:
-    model, guide = guided_model(family, HEADS)
-    _, terms = run_guided(model, guide, ALL_LAYERS, LENGTHS)
+@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+def test_documents_inside_rows_have_their_own_targets(family: str, pieces: list[list[int]] | None) -> None:
+    guide, rows = make_guide(MIX), rows_of(LENGTHS, pieces)
+
+    _, terms = run_guided(guided_model(family, guide), guide, EVERY_LAYER, rows)
+
+    for layer, probs in enumerate(eager_attentions(tiny_model(family), LENGTHS)):
+        found = torch.stack([terms.errors[layer], terms.mass[layer], terms.rows[layer]])
+        assert_sums_equal(found, sums(probs, MIX, rows))
+    assert 0 < terms.rows[0, 2] < terms.rows[0, 1] == sum(LENGTHS)  # some have no sentence end
+
+
+@pytest.mark.parametrize(
+    ("family", "published"), [*((family, False) for family in FAMILIES), ("roberta", True), ("bert", True)]
+)
+def test_gradients_equal_those_of_the_dense_formula(family: str, published: bool) -> None:
+    guide, rows = make_guide(HEADS, as_published=published), rows_of(LENGTHS, PIECES["several"])
+    model, dense_model = guided_model(family, guide), tiny_model(family)
+    _, terms = run_guided(model, guide, EVERY_LAYER, rows)
     terms.errors.sum().backward()
 
-    dense_model = tiny_model(family)
-    dense_model.set_attn_implementation("eager")
-    attentions = dense_model(**tiny_inputs(LENGTHS), output_attentions=True).attentions
-    sum(errors_and_mass(probs.double(), HEADS, LENGTHS)[0].sum() for probs in attentions).backward()
+    attentions = eager_attentions(dense_model, LENGTHS)
+    sum(sums(probs, HEADS, rows, published=published)[0].sum() for probs in attentions).backward()
 
-    expected = gradients(dense_model)
-    for name, gradient in gradients(model).items():
-        if name in expected:  # the last layer's output plays no part
-            scale = expected[name].norm()
-            assert (gradient - expected[name]).norm() <= 1e-4 * scale + 1e-5, name
-    assert any("query" in name or "Wqkv" in name for name in expected)
-
-
-@every_family
-@pytest.mark.parametrize("layers", [(), (1,), ALL_LAYERS], ids=["no layer", "one layer", "all layers"])
-def test_logits_are_bit_identical_to_the_untouched_models(family: str, layers: tuple[int, ...]) -> None:
-    for lengths in (LENGTHS, [LENGTH] * 4):
-        model, guide = guided_model(family, HEADS)
-
-        logits, _ = run_guided(model, guide, layers, lengths)
-
-        assert torch.equal(logits, tiny_model(family)(**tiny_inputs(lengths)).logits)
+    found, expected = gradients(model), gradients(dense_model)
+    for name in expected.keys() & found.keys():  # the last layer's output plays no part
+        difference = (found[name] - expected[name]).norm()
+        assert difference <= 1e-4 * expected[name].norm() + 1e-5, name
+    pulled = [name for name in expected if "query.weight" in name or "Wqkv.weight" in name]
+    assert len(pulled) == len(ALL_LAYERS)
+    assert all(found[name].norm() > 0.01 for name in pulled)
 
 
 @every_family
-def test_gradients_without_watched_layers_are_bit_identical_to_the_untouched_models(family: str) -> None:
-    model, guide = guided_model(family, HEADS)
-    run_guided(model, guide, (), LENGTHS)[0].square().mean().backward()
+@pytest.mark.parametrize(("first_rows", "stride"), [((0, 0, 0), 2), ((3, 1, 4), 5), ((0, 30, 23), 40)])
+def test_sampled_rows_are_those_asked_for(family: str, first_rows: tuple[int, ...], stride: int) -> None:
+    guide, rows = make_guide(HEADS), rows_of(LENGTHS)
+    layers = tuple(
+        GuidedLayer(layer=layer, probability=0.5, first_row=first_row)
+        for layer, first_row in enumerate(first_rows)
+    )
 
-    untouched = tiny_model(family)
-    untouched(**tiny_inputs(LENGTHS)).logits.square().mean().backward()
+    _, terms = run_guided(
+        guided_model(family, guide), guide, GuidedStep(layers=layers, row_stride=stride), rows
+    )
 
-    found, expected = gradients(model), gradients(untouched)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_dropout_draws_are_the_untouched_models() -> None:
-    """A tap must not consume random numbers: with weight 0 a run is the unguided run."""
-    settings = {"dropout": 0.2, "attention_dropout": 0.2}
-    model, guide = guided_model("roberta", HEADS, **settings)
-    torch.manual_seed(3)
-    logits, _ = run_guided(model.train(), guide, ALL_LAYERS, LENGTHS)
-
-    torch.manual_seed(3)
-    untouched = tiny_model("roberta", **settings).train()(**tiny_inputs(LENGTHS)).logits
-
-    assert torch.equal(logits, untouched)
+    for layer, probs in enumerate(eager_attentions(tiny_model(family), LENGTHS)):
+        errors, mass, counted = dense.terms(probs.double().clamp(min=1e-200).log(), HEADS, rows)
+        looked_at = counted & (torch.arange(LENGTH) % stride == first_rows[layer])
+        expected = [(value * looked_at).sum((0, 2)) for value in (errors, mass, torch.ones_like(mass))]
+        found = torch.stack([terms.errors[layer], terms.mass[layer], terms.rows[layer]])
+        assert_sums_equal(found, torch.stack(expected))
 
 
-def test_dropout_does_not_reach_the_guided_attention() -> None:
+def test_published_terms_take_dropout_into_account_in_training_alone() -> None:
+    """Whatever the dropout's draw, the errors are its mean; documents and padding are not known."""
+    rate = 0.2
+    rows = rows_of(FULL, [[24], [20, 4], [8, 8, 8], [1, 23]])
+    guide = make_guide(MIX, LossForm(keep=1.0 - rate), as_published=True)
+    model = guided_model("roberta", guide, attention_dropout=rate)
+    probs = eager_attentions(tiny_model("roberta"), FULL)[0]
+
+    for training, keep in [(True, 1.0 - rate), (False, 1.0)]:
+        model.train(training)
+        _, terms = run_guided(model, guide, GuidedStep.looking_at([0]), rows)
+        expected = sums(probs, MIX, rows, keep=keep, published=True)
+        assert_sums_equal(torch.stack([terms.errors[0], terms.mass[0], terms.rows[0]]), expected)
+        assert terms.rows.unique().tolist() == [4 * LENGTH]
+
+
+def test_published_terms_count_padding_too() -> None:
+    guide, rows = make_guide(MIX, as_published=True), rows_of(LENGTHS)
+
+    _, terms = run_guided(guided_model("bert", guide), guide, EVERY_LAYER, rows)
+
+    probs = eager_attentions(tiny_model("bert"), LENGTHS)[0]
+    found = torch.stack([terms.errors[0], terms.mass[0], terms.rows[0]])
+    assert_sums_equal(found, sums(probs, MIX, rows, published=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_our_own_terms_do_not_know_dropout(training: bool) -> None:
     """Attention is guided before its dropout, so that its target can be reached."""
-    model, guide = guided_model("bert", HEADS, attention_dropout=0.5)
+    without, with_dropout = make_guide(HEADS), make_guide(HEADS)
+    first = GuidedStep.looking_at([0])
 
-    _, in_training = run_guided(model.train(), guide, (0,), LENGTHS)
-    _, in_evaluation = run_guided(model.eval(), guide, (0,), LENGTHS)
+    model = guided_model("bert", with_dropout, attention_dropout=0.5).train(training)
+    _, found = run_guided(model, with_dropout, first)
 
-    assert torch.equal(in_training.errors, in_evaluation.errors)
-
-
-@every_family
-def test_activation_checkpointing_changes_no_gradient(family: str) -> None:
-    found = []
-    for checkpointing in (False, True):
-        model, guide = guided_model(family, HEADS)
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        logits, terms = run_guided(model, guide, (0, 2), LENGTHS)
-        (logits.square().mean() + terms.errors.mean()).backward()
-        found.append((terms.errors.detach(), gradients(model)))
-
-    (plain_errors, plain), (checkpointed_errors, checkpointed) = found
-    assert torch.equal(plain_errors, checkpointed_errors)
-    assert plain.keys() == checkpointed.keys()
-    for name, gradient in plain.items():
-        assert torch.allclose(gradient, checkpointed[name], rtol=1e-5, atol=1e-7), name
+    _, expected = run_guided(guided_model("bert", without), without, first)
+    assert torch.equal(found.errors, expected.errors)
 
 
-def test_recomputation_leaves_nothing_to_collect() -> None:
-    """What is recomputed in the backward pass holds a layer's query and key: it must not be kept."""
-    model, guide = guided_model("bert", HEADS)
-    model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    _, terms = run_guided(model, guide, ALL_LAYERS, LENGTHS)
+def test_cross_entropy_reaches_the_terms() -> None:
+    guide, rows = make_guide(MIX, LossForm(name="cross_entropy")), rows_of(LENGTHS)
 
-    terms.errors.sum().backward()
+    _, terms = run_guided(guided_model("roberta", guide), guide, EVERY_LAYER, rows)
 
-    assert guide.collect(torch.device("cpu")).errors.shape == (0, 3)
+    for layer, probs in enumerate(eager_attentions(tiny_model("roberta"), LENGTHS)):
+        expected = sums(probs, MIX, rows, form="cross_entropy")
+        assert_sums_equal(torch.stack([terms.errors[layer], terms.mass[layer], terms.rows[layer]]), expected)
+
+
+def test_layers_may_have_different_heads() -> None:
+    """The heads a layer has not are zero in its line, and a layer without any is not looked at."""
+    table = [{"next": 1, "last": 2}, {}, {"delimiters": 1}]
+    guide, rows = make_guide(table), rows_of(LENGTHS)
+
+    _, terms = run_guided(guided_model("bert", guide), guide, GuidedStep.looking_at([0, 2]), rows)
+
+    attentions = eager_attentions(tiny_model("bert"), LENGTHS)
+    assert terms.errors.shape == terms.mass.shape == terms.rows.shape == (2, 3)
+    for line, layer in enumerate((0, 2)):
+        found = torch.stack([terms.errors[line], terms.mass[line], terms.rows[line]])
+        expected = sums(attentions[layer], table[layer], rows)
+        assert_sums_equal(found[:, : expected.shape[1]], expected)
+        assert not found[:, expected.shape[1] :].any()
 
 
 def test_guidance_of_a_layer_does_not_pull_the_layers_above() -> None:
-    model, guide = guided_model("bert", HEADS)
+    guide = make_guide(HEADS)
+    model = guided_model("bert", guide)
 
-    _, terms = run_guided(model, guide, (1,), LENGTHS)
+    _, terms = run_guided(model, guide, GuidedStep.looking_at([1]))
     terms.errors.sum().backward()
 
     pulled = {name.split(".")[3] for name in gradients(model) if ".layer." in name}
@@ -199,9 +185,10 @@ def test_guidance_of_a_layer_does_not_pull_the_layers_above() -> None:
 
 
 def test_only_guided_heads_are_pulled() -> None:
-    model, guide = guided_model("bert", {"next": 1, "first": 1})
+    guide = make_guide([{"next": 1, "first": 1}, {}, {"next": 4}])
+    model = guided_model("bert", guide)
 
-    _, terms = run_guided(model, guide, (0,), LENGTHS)
+    _, terms = run_guided(model, guide, GuidedStep.looking_at([0]))
     terms.errors.sum().backward()
 
     attention = model.bert.encoder.layer[0].attention.self
@@ -211,58 +198,59 @@ def test_only_guided_heads_are_pulled() -> None:
 
 
 def test_terms_come_in_the_order_of_the_layers() -> None:
-    model, guide = guided_model("roberta", HEADS)
-    _, everything = run_guided(model, guide, ALL_LAYERS, LENGTHS)
+    guide = make_guide(HEADS)
+    model = guided_model("roberta", guide)
+    _, everything = run_guided(model, guide, EVERY_LAYER)
 
-    _, some = run_guided(model, guide, (2, 0), LENGTHS)
+    _, some = run_guided(model, guide, GuidedStep.looking_at([2, 0]))
 
     assert torch.equal(some.errors, everything.errors[[0, 2]])
     assert torch.equal(some.mass, everything.mass[[0, 2]])
+    assert torch.equal(some.rows, everything.rows[[0, 2]])
 
 
-def test_nothing_watched_nothing_collected() -> None:
-    model, guide = guided_model("roberta", HEADS)
-    run_guided(model, guide, ALL_LAYERS, LENGTHS)
+@pytest.mark.parametrize("heads", [HEADS, {}])
+def test_nothing_looked_at_nothing_collected(heads: dict[str, int]) -> None:
+    guide = make_guide(heads)
+    model = guided_model("roberta", guide)
+    run_guided(model, guide, GuidedStep.looking_at(guide.allocation.guided_layers))
 
-    _, terms = run_guided(model, guide, (), LENGTHS)
+    _, terms = run_guided(model, guide, GuidedStep())
 
-    assert terms.errors.shape == terms.mass.shape == (0, 3)
-
-
-def test_guide_without_heads_counts_nothing() -> None:
-    model, guide = guided_model("roberta", {})
-
-    _, terms = run_guided(model, guide, (), LENGTHS)
-
-    assert guide.num_heads == 0
-    assert terms.errors.shape == (0, 0)
-    assert guide.count_valid(torch.tensor(LENGTHS)).shape == (0,)
+    assert terms.errors.shape == terms.mass.shape == terms.rows.shape == (0, len(heads))
 
 
-def test_valid_rows_are_counted_per_head() -> None:
-    guide = make_guide({"next": 2, "first": 1, "offset-3": 1})
+def test_a_pass_without_targets_is_not_looked_at() -> None:
+    guide = make_guide(HEADS)
+    model = guided_model("roberta", guide)
+    guide.watch(EVERY_LAYER, None, training=True)
 
-    counts = guide.count_valid(torch.tensor([24, 2]))
+    model(input_ids=rows_of(FULL).ids)
 
-    assert counts.tolist() == [23 + 1, 23 + 1, 24 + 2, 21 + 0]
-    assert counts.dtype == torch.float64
-
-
-def test_time_spent_is_measured() -> None:
-    model, guide = guided_model("roberta", HEADS)
-    _, terms = run_guided(model, guide, ALL_LAYERS, LENGTHS)
-    forward_seconds = guide.timer.take()
-
-    terms.errors.sum().backward()
-
-    assert forward_seconds > 0.0
-    assert guide.timer.take() > 0.0
-    assert guide.timer.take() == 0.0
+    assert guide.collect(torch.device("cpu")).errors.shape == (0, 3)
 
 
-def test_family_that_cannot_be_tapped_is_refused() -> None:
-    config = AutoConfig.for_model("distilbert", vocab_size=97, n_layers=2, n_heads=4, dim=32, hidden_dim=64)
-    model = AutoModelForMaskedLM.from_config(config)
+def test_a_pass_after_collecting_is_not_looked_at() -> None:
+    """What is recomputed in the backward pass holds a layer's query and key: it must not be kept."""
+    guide, rows = make_guide(HEADS), rows_of(FULL)
+    model = guided_model("bert", guide)
+    run_guided(model, guide, EVERY_LAYER, rows)
 
-    with pytest.raises(ValueError, match=r"DistilBertForMaskedLM.*not supported"):
-        install_tap(model, Recorder())
+    model(input_ids=rows.ids)
+
+    assert guide.collect(torch.device("cpu")).errors.shape == (0, 3)
+
+
+def test_targets_are_those_of_the_guides_patterns_and_conventions() -> None:
+    rows = rows_of(LENGTHS)
+    heads = {"delimiters": 1, "next": 2, "first": 1, "offset-3": 1}
+
+    ours, theirs = (
+        make_guide(heads, as_published=published).targets(rows.ids, documents_of(rows))
+        for published in (False, True)
+    )
+
+    with_a_third_before = sum(max(0, length - 3) for length in LENGTHS)
+    expected = [sum(LENGTHS) - len(LENGTHS), sum(LENGTHS), with_a_third_before]
+    assert ours.count_valid()[:3].tolist() == expected
+    assert theirs.count_valid().tolist() == [4 * LENGTH] * 4

@@ -1,11 +1,19 @@
-from collections import Counter
+"""When and how strongly guidance acts; which layers a step draws is in test_sampling.py."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.guidance.schedule import GuidanceSchedule, sample_layers, scaled_weight
+from pipeline.guidance.schedule import (
+    GuidanceSchedule,
+    GuidedLayer,
+    GuidedStep,
+    alpha_of_weight,
+    scaled_weight,
+    weight_of_alpha,
+)
+
+ALL_LAYERS = (0, 1, 2, 3, 4, 5)
 
 
 def make_schedule(**changes: object) -> GuidanceSchedule:
@@ -13,7 +21,7 @@ def make_schedule(**changes: object) -> GuidanceSchedule:
         "weight": 2.0,
         "plateau_steps": 40,
         "end_step": 100,
-        "layers": (0, 1, 2, 3, 4, 5),
+        "layers": ALL_LAYERS,
         "dense_steps": 20,
         "layers_per_step": 2,
         "seed": 1,
@@ -21,110 +29,145 @@ def make_schedule(**changes: object) -> GuidanceSchedule:
     return GuidanceSchedule(**(defaults | changes))
 
 
+def layers_of(guided: GuidedStep) -> tuple[int, ...]:
+    return tuple(layer.layer for layer in guided.layers)
+
+
+# Strength
+
+
 @pytest.mark.parametrize(
-    ("step", "weight"), [(0, 2.0), (39, 2.0), (40, 2.0), (70, 1.0), (99, 2.0 / 60), (100, 0.0), (500, 0.0)]
+    ("step", "share"),
+    [(0, 1.0), (39, 1.0), (40, 1.0), (70, 0.5), (99, 1.0 / 60), (100, 0.0), (500, 0.0)],
 )
-def test_weight_is_constant_then_falls_to_zero(step: int, weight: float) -> None:
-    assert make_schedule().weight_at(step) == pytest.approx(weight)
+def test_strength_is_whole_then_falls_to_zero(step: int, share: float) -> None:
+    assert make_schedule().strength_at(step) == pytest.approx(share)
+    assert make_schedule().at(step).weight == pytest.approx(2.0 * share)
+    assert make_schedule(weight=0.0, bias=8.0).at(step).bias == pytest.approx(8.0 * share)
 
 
 @pytest.mark.parametrize(
-    ("step", "share"), [(0, 1.0), (19_999, 1.0), (20_000, 1.0), (60_000, 0.5), (100_000, 0.0)]
+    ("step", "share"),
+    [(0, 1.0), (19_999, 1.0), (20_000, 1.0), (20_001, 79_999 / 80_000), (60_000, 0.5), (100_000, 0.0)],
 )
 def test_published_schedule_can_be_had(step: int, share: float) -> None:
     """s(t) of the released code: 1 before 20 000 steps, then (T - t) / (T - 20 000)."""
     schedule = make_schedule(weight=100.0, plateau_steps=20_000, end_step=100_000)
 
-    assert schedule.weight_at(step) == pytest.approx(100.0 * share)
+    assert schedule.at(step).weight == pytest.approx(100.0 * share, abs=1e-12)
 
 
 def test_plateau_over_the_whole_run_never_falls() -> None:
     schedule = make_schedule(plateau_steps=100, end_step=100)
 
-    assert {schedule.weight_at(step) for step in range(100)} == {2.0}
-    assert schedule.weight_at(100) == 0.0
+    assert {schedule.at(step).weight for step in range(100)} == {2.0}
+    assert schedule.at(100).weight == 0.0
+
+
+def test_published_schedule_of_a_short_run_never_falls() -> None:
+    schedule = make_schedule(plateau_steps=20_000, end_step=5_000)
+
+    assert schedule.at(4_999).weight == 2.0
 
 
 def test_no_plateau_falls_from_the_first_step() -> None:
     schedule = make_schedule(plateau_steps=0, end_step=4)
 
-    assert [schedule.weight_at(step) for step in range(5)] == [2.0, 1.5, 1.0, 0.5, 0.0]
+    assert [schedule.at(step).weight for step in range(5)] == [2.0, 1.5, 1.0, 0.5, 0.0]
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 400))
-def test_weight_never_rises_nor_turns_negative(plateau: int, fall: int, step: int) -> None:
+def test_strength_never_rises_nor_leaves_zero_to_one(plateau: int, fall: int, step: int) -> None:
     schedule = make_schedule(plateau_steps=plateau, end_step=plateau + fall)
 
-    assert 2.0 >= schedule.weight_at(step) >= schedule.weight_at(step + 1) >= 0.0
+    assert 1.0 >= schedule.strength_at(step) >= schedule.strength_at(step + 1) >= 0.0
 
 
-def test_all_layers_while_dense_then_a_few() -> None:
-    schedule = make_schedule()
+# Phases
 
-    assert all(schedule.layers_at(step) == schedule.layers for step in range(20))
-    assert all(len(schedule.layers_at(step)) == 2 for step in range(20, 100))
+
+def test_everything_while_dense_then_a_few() -> None:
+    schedule = make_schedule(row_stride=3)
+
+    for step in range(20):
+        assert schedule.at(step).layers == GuidedStep.looking_at(ALL_LAYERS).layers
+        assert schedule.at(step).row_stride == 1
+    for step in range(20, 100):
+        assert len(schedule.at(step).layers) == 2
+        assert schedule.at(step).row_stride == 3
+
+
+@pytest.mark.parametrize("dense_steps", [0, 20, 100])
+@pytest.mark.parametrize("formed_step", [None, 10])
+def test_a_fixed_number_of_dense_steps_is_kept(dense_steps: int, formed_step: int | None) -> None:
+    schedule = make_schedule(dense_steps=dense_steps)
+
+    dense = [schedule.is_dense(step, formed_step) for step in range(100)]
+
+    assert dense == [step < dense_steps for step in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("formed_step", "end"), [(None, 40), (0, 0), (10, 10), (39, 39), (40, 40), (41, 40), (90, 40)]
+)
+def test_dense_until_formed_or_the_end_of_the_plateau(formed_step: int | None, end: int) -> None:
+    schedule = make_schedule(dense_steps=None)
+
+    dense = [schedule.is_dense(step, formed_step) for step in range(100)]
+
+    assert dense == [step < end for step in range(100)]
+    assert [len(schedule.at(step, formed_step).layers) for step in range(100)] == [6] * end + [2] * (
+        100 - end
+    )
 
 
 def test_all_layers_always_without_a_number_per_step() -> None:
-    schedule = make_schedule(layers_per_step=None)
+    schedule = make_schedule(layers_per_step=None, row_stride=2)
 
-    assert all(schedule.layers_at(step) == schedule.layers for step in range(100))
-
-
-def test_no_layers_where_the_weight_is_zero() -> None:
-    assert make_schedule().layers_at(100) == ()
-    assert make_schedule(weight=0.0).layers_at(0) == ()
+    assert all(layers_of(schedule.at(step)) == ALL_LAYERS for step in range(100))
+    assert {layer.probability for step in range(100) for layer in schedule.at(step).layers} == {1.0}
+    assert [schedule.at(step).row_stride for step in (19, 20)] == [1, 2]
 
 
-@given(
-    st.lists(st.integers(0, 47), min_size=1, max_size=24, unique=True).map(sorted),
-    st.data(),
-    st.integers(0, 2**40),
-    st.integers(0, 10**7),
-)
-def test_drawn_layers_are_distinct_and_among_the_guided(
-    layers: list[int], data: st.DataObject, seed: int, step: int
-) -> None:
-    count = data.draw(st.integers(1, len(layers)))
-
-    drawn = sample_layers(layers, count, seed, step)
-
-    assert len(set(drawn)) == count
-    assert set(drawn) <= set(layers)
-    assert list(drawn) == sorted(drawn)  # errors come back in this order
-    assert drawn == sample_layers(layers, count, seed, step)
+@pytest.mark.parametrize("changes", [{"weight": 0.0}, {"plateau_steps": 0, "end_step": 0}])
+def test_no_layers_where_the_weight_is_zero(changes: dict[str, object]) -> None:
+    for step in (0, 30, 99):
+        assert make_schedule(**changes).at(step) == GuidedStep()
+    assert make_schedule().at(100) == GuidedStep()
 
 
-def test_draws_change_with_step_and_seed() -> None:
-    layers = range(12)
-
-    by_step = [sample_layers(layers, 3, 0, step) for step in range(100)]
-    by_seed = [sample_layers(layers, 3, seed, 0) for seed in range(100)]
-
-    assert len(set(by_step)) > 60
-    assert len(set(by_seed)) > 60
+def test_bias_looks_at_no_layer() -> None:
+    assert make_schedule(weight=0.0, bias=8.0).at(3) == GuidedStep(bias=8.0)
 
 
-def test_the_mean_over_drawn_layers_is_unbiased() -> None:
-    layers, count, num_steps = (0, 1, 2, 5, 7, 11), 2, 8_000
-    value = dict(zip(layers, [0.9, 0.1, 0.5, 0.3, 0.99, 0.02]))
+def test_looking_at_layers_means_every_row_of_each() -> None:
+    guided = GuidedStep.looking_at([2, 5])
 
-    estimates = [
-        np.mean([value[layer] for layer in sample_layers(layers, count, 4, step)])
-        for step in range(num_steps)
-    ]
-
-    full = np.mean(list(value.values()))
-    assert abs(np.mean(estimates) - full) < 4 * np.std(estimates) / np.sqrt(num_steps)
+    assert guided.layers == (GuidedLayer(layer=2, probability=1.0), GuidedLayer(layer=5, probability=1.0))
+    assert {layer.first_row for layer in guided.layers} == {0}
+    assert (guided.row_stride, guided.weight, guided.bias) == (1, 0.0, 0.0)
 
 
-def test_every_pair_of_layers_is_drawn_equally_often() -> None:
-    counts = Counter(sample_layers(range(5), 2, 0, step) for step in range(5_000))
-
-    assert len(counts) == 10
-    assert max(abs(count - 500) for count in counts.values()) < 5 * np.sqrt(500)
+# Units of the weight
 
 
-def test_weight_is_for_512_tokens() -> None:
-    assert scaled_weight(7.0, 512) == 7.0
-    assert scaled_weight(7.0, 64) == 0.875
+def test_weight_of_a_squared_error_is_for_512_tokens() -> None:
+    assert scaled_weight(7.0, "squared", 512) == 7.0
+    assert scaled_weight(7.0, "squared", 64) == 0.875
+
+
+def test_weight_of_cross_entropy_is_for_any_length() -> None:
+    assert scaled_weight(0.03, "cross_entropy", 64) == scaled_weight(0.03, "cross_entropy", 512) == 0.03
+
+
+def test_the_authors_weight_is_seven_in_ours() -> None:
+    """alpha 100, 12 layers of 3 pattern types, 512 tokens."""
+    assert weight_of_alpha(100.0, 12 * 3, 512) == pytest.approx(7.03, abs=0.005)
+    assert alpha_of_weight(7.03125, 12 * 3, 512) == pytest.approx(100.0)
+
+
+@given(st.floats(0.0, 1e4), st.integers(1, 200), st.integers(1, 8192))
+def test_units_convert_back(alpha: float, layer_types: int, length: int) -> None:
+    weight = weight_of_alpha(alpha, layer_types, length)
+
+    assert alpha_of_weight(weight, layer_types, length) == pytest.approx(alpha)

@@ -1,0 +1,169 @@
+"""From the keys of a recipe to the guidance of its run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.build import Corpus, build_guidance, build_guidance_schedule, build_pretraining_module
+from pipeline.config.schema import Recipe
+from pipeline.guidance.allocation import Allocation, allocate, head_table
+from pipeline.guidance.guide import AttentionGuide
+from pipeline.guidance.patterns import TokenPattern
+from pipeline.guidance.row_terms import LossForm
+from pipeline.guidance.schedule import GuidanceSchedule
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def guide_of(recipe: Recipe) -> AttentionGuide:
+    return build_pretraining_module(recipe, Corpus.open(recipe.corpus)).guide
+
+
+def allocation_of(recipe: Recipe) -> Allocation:
+    guidance = recipe.guidance
+    return allocate(head_table(guidance.heads, guidance.layers, recipe.model.num_layers))
+
+
+def schedule_of(recipe: Recipe, sequence_length: int = 64) -> GuidanceSchedule:
+    return build_guidance_schedule(recipe, allocation_of(recipe), sequence_length)
+
+
+# Heads and loss
+
+
+def test_guide_has_the_recipes_heads_in_every_layer(make_recipe: MakeRecipe) -> None:
+    guide = guide_of(make_recipe({"guidance.heads": {"previous": 1, "first": 2}}))
+
+    assert [[(g.name, g.first_head, g.end_head) for g in groups] for groups in guide.allocation.layers] == [
+        [("previous", 0, 1), ("first", 1, 3)]
+    ] * 2
+
+
+def test_guide_has_heads_only_in_the_layers_named(make_recipe: MakeRecipe) -> None:
+    guide = guide_of(make_recipe({"guidance.layers": [1], "guidance.heads": {"next": 1}}))
+
+    assert guide.allocation.guided_layers == (1,)
+
+
+def test_patterns_of_tokens_have_the_tokens_of_the_corpus(make_recipe: MakeRecipe) -> None:
+    heads = {"0-0": {"delimiters": 1}, "1-1": {"sentence_ends": 1}}
+    recipe = make_recipe({"guidance.heads": heads, "guidance.delimiters": ["<sep>"]})
+
+    delimiters, sentence_ends = guide_of(recipe).allocation.patterns
+
+    vocabulary = Corpus.open(recipe.corpus).vocabulary
+    assert delimiters == TokenPattern((vocabulary.sep_id,))
+    assert len(sentence_ends.token_ids) >= 3
+    assert not set(sentence_ends.token_ids) & set(vocabulary.special_ids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "form", "as_published"),
+    [
+        ({}, LossForm(name="squared", keep=1.0), False),
+        ({"error": "cross_entropy"}, LossForm(name="cross_entropy", keep=1.0), False),
+        ({"normalization": "authors"}, LossForm(name="squared", keep=0.75), True),
+    ],
+)
+def test_error_and_conventions_are_the_recipes(
+    make_recipe: MakeRecipe, settings: dict[str, Any], form: LossForm, as_published: bool
+) -> None:
+    """Attention dropout is part of the published loss alone."""
+    recipe = make_recipe({"guidance": {"heads": {"next": 1}, **settings}, "model.attention_dropout": 0.25})
+
+    guide = guide_of(recipe)
+
+    assert (guide.form, guide.as_published) == (form, as_published)
+
+
+def test_normalization_reaches_the_loss(make_recipe: MakeRecipe) -> None:
+    """By "mean" all heads weigh the same, by "authors" all pattern types."""
+    shares = {}
+    for normalization in ("mean", "authors"):
+        recipe = make_recipe({"guidance": {"heads": {"next": 1, "first": 3}, "normalization": normalization}})
+        shares[normalization] = build_guidance(recipe, guide_of(recipe), 32).loss.shares[0].tolist()
+
+    assert shares["mean"] == pytest.approx([1 / 8] * 4)
+    assert shares["authors"] == pytest.approx([1 / 4, 1 / 12, 1 / 12, 1 / 12])
+
+
+# Strength
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [
+        ({}, 7.0 * 64 / 512),
+        ({"weight": 3.0}, 3.0 * 64 / 512),
+        ({"weight": 0.0}, 0.0),
+        ({"error": "cross_entropy"}, 0.03),
+        ({"error": "cross_entropy", "weight": 0.5}, 0.5),
+        ({"alpha": 100.0}, 100.0 * 4 / 64),  # 2 layers of 2 types
+        ({"alpha": 100.0, "layers": [1]}, 100.0 * 2 / 64),
+        ({"alpha": 100.0, "normalization": "authors"}, 100.0 * 4 / 64),
+        ({"method": "bias"}, 0.0),
+    ],
+)
+def test_weight_is_for_rows_of_this_length(
+    make_recipe: MakeRecipe, settings: dict[str, Any], weight: float
+) -> None:
+    schedule = schedule_of(make_recipe({"guidance": {"heads": {"next": 1, "first": 2}, **settings}}))
+
+    assert schedule.weight == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bias"),
+    [
+        ({"method": "bias"}, 8.0),
+        ({"method": "bias", "bias": 2.5}, 2.5),
+        ({"method": "bias", "heads": {}}, 0.0),
+        ({"method": "loss"}, 0.0),
+    ],
+)
+def test_bias_acts_only_by_its_method(make_recipe: MakeRecipe, settings: dict[str, Any], bias: float) -> None:
+    assert schedule_of(make_recipe({"guidance": {"heads": {"next": 1}, **settings}})).bias == bias
+
+
+# When and where
+
+
+def test_schedule_is_the_recipes_in_steps(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        {
+            "seed": 5,
+            "model.num_layers": 4,
+            "train.num_steps": 200,
+            "guidance": {
+                "heads": {"1-": {"next": 1}},
+                "plateau": 0.25,
+                "end": 120,
+                "dense": 0.1,
+                "layers_per_step": 0.5,
+                "layer_weights": [1.0, 2.0, 3.0],
+                "row_stride": 4,
+            },
+        }
+    )
+
+    schedule = schedule_of(recipe)
+
+    assert (schedule.plateau_steps, schedule.end_step, schedule.dense_steps) == (50, 120, 20)
+    assert schedule.layers == (1, 2, 3)
+    assert schedule.layers_per_step == 2  # half of three, rounded up
+    assert (schedule.layer_weights, schedule.row_stride, schedule.seed) == ((1.0, 2.0, 3.0), 4, 5)
+
+
+def test_schedule_of_a_recipe_that_says_nothing(make_recipe: MakeRecipe) -> None:
+    schedule = schedule_of(make_recipe({"guidance": {"heads": {"next": 1}}, "train.num_steps": 200}))
+
+    assert (schedule.plateau_steps, schedule.end_step) == (100, 200)
+    assert schedule.dense_steps is None  # until the patterns have formed
+    assert (schedule.layers_per_step, schedule.layer_weights, schedule.row_stride) == (1, None, 1)
+
+
+def test_formation_is_judged_by_the_recipes_mass(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe({"guidance.formed_mass": 0.375})
+
+    assert build_guidance(recipe, guide_of(recipe), 32).formation.formed_mass == 0.375
