@@ -1,6 +1,9 @@
 """What every head looks at in one real sentence, now and, kept in files, earlier in training."""
 
+import logging
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.attention import AttentionTap, install_tap
+from pipeline.attention import AttentionTap, add_to_mask, install_tap
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import CorpusSplit
 from pipeline.data.documents import Documents
@@ -18,6 +21,7 @@ from pipeline.data.masking import IGNORED_LABEL
 from pipeline.engine import forward
 from pipeline.guidance.schedule import GuidedStep
 
+logger = logging.getLogger(__name__)
 _MIN_TOKENS, _MAX_TOKENS = 12, 28  # legible in a figure
 _FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 
@@ -32,9 +36,11 @@ class AttentionRecorder:
     def observe(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
     ) -> None:
-        """See AttentionTap; the sentence has no padding and fits any local window."""
-        scores = query[0].float() @ key[0].float().transpose(-1, -2) * scaling
-        self.probs[layer] = scores.softmax(-1).cpu().numpy()
+        """See AttentionTap."""
+        scores = query.float() @ key.float().transpose(-1, -2) * scaling
+        if mask is not None:  # a local window
+            scores += add_to_mask(mask, torch.zeros_like(scores))
+        self.probs[layer] = scores.softmax(-1)[0].cpu().numpy()
 
     def bias(self, _layer: int, _query: torch.Tensor) -> None:
         """See AttentionTap: nothing."""
@@ -102,8 +108,8 @@ def read_snapshots(directory: Path) -> list[Snapshot]:
         try:
             with np.load(path) as arrays:
                 snapshots.append(Snapshot(int(match[1]), arrays["probs"].astype(np.float32)))
-        except (OSError, ValueError, KeyError, EOFError):
-            continue  # a picture less
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            logger.warning("%s is damaged; the report does without it", path)
     return snapshots
 
 

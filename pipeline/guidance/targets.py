@@ -69,6 +69,7 @@ def make_targets(
         documents: of the same positions.
         as_published: the authors' conventions, see above.
     """
+    is_filler = documents.ends.amax(1, keepdim=True) == 0  # no token at all: it only fills up a batch
     if as_published:
         documents = Documents(
             starts=torch.zeros_like(documents.starts),
@@ -83,7 +84,7 @@ def make_targets(
             target = _single_target(pattern, documents)
             has_target = target != NO_TARGET
             single.append(target)
-        valid.append(torch.ones_like(has_target) if as_published else has_target)
+        valid.append(~is_filler.expand_as(has_target) if as_published else has_target)
     shape = token_ids.shape
     return Targets(
         single=torch.stack(single) if single else documents.starts.new_zeros((0, *shape)),

@@ -168,6 +168,12 @@ def test_layers_beside_a_table(make_recipe: MakeRecipe) -> None:
     assert_told(problem, {"guidance.layers", "guidance.heads"}, "remove guidance.layers")
 
 
+@pytest.mark.xfail(strict=True, reason="ranges without heads are taken for guided ones")
+@pytest.mark.parametrize("heads", [{"0-1": {}}, {"0-0": {"next": 1}, "1-1": {}}])
+def test_range_without_heads(make_recipe: MakeRecipe, heads: dict[str, Any]) -> None:
+    assert "guidance.heads" in only_problem(make_recipe({"guidance.heads": heads})).keys  # noqa: SIM118
+
+
 # Layers
 
 
@@ -359,6 +365,18 @@ def test_only_the_layers_of_a_table_that_have_the_pattern_are_told(make_recipe: 
     problem = only_problem(make_recipe({**LOCAL_MODEL, "guidance.heads": heads}))
 
     assert "layers [1] attend locally and cannot reach 'first'" in problem.message
+
+
+@pytest.mark.xfail(strict=True, reason="the advice is that for counts")
+@pytest.mark.parametrize(
+    "heads", [{"0-": {"first": 1}}, {"0-0": {"next": 1}, "1-2": {"first": 1}, "3-3": {"next": 1}}]
+)
+def test_advice_for_a_table_can_be_followed(make_recipe: MakeRecipe, heads: dict[str, Any]) -> None:
+    """guidance.layers is refused beside a table, and other layers than those of the table do reach."""
+    message = only_problem(make_recipe({**LOCAL_MODEL, "guidance.heads": heads})).message
+
+    assert "write layers:" not in message
+    assert "no layer can" not in message
 
 
 def test_advice_for_a_model_without_a_layer_that_reaches_is_not_an_empty_list(

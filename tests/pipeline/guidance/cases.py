@@ -163,5 +163,5 @@ def masks(rows: Rows) -> dict[str, torch.Tensor | None]:
         "additive bf16": torch.zeros(square.shape, dtype=torch.bfloat16).masked_fill(
             ~square, torch.finfo(torch.bfloat16).min
         ),
-        "additive bias": (0.7 * torch.arange(rows.size).remainder(5)).expand(1, 1, rows.size, rows.size),
+        "additive by row": 3.0 * torch.sin(torch.arange(rows.size**2.0)).reshape(1, 1, rows.size, rows.size),
     }

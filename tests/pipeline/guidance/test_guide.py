@@ -147,10 +147,11 @@ def test_our_own_terms_do_not_know_dropout(training: bool) -> None:
     assert torch.equal(found.errors, expected.errors)
 
 
-def test_cross_entropy_reaches_the_terms() -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_cross_entropy_reaches_the_terms(training: bool) -> None:
     guide, rows = make_guide(MIX, LossForm(name="cross_entropy")), rows_of(LENGTHS)
 
-    _, terms = run_guided(guided_model("roberta", guide), guide, EVERY_LAYER, rows)
+    _, terms = run_guided(guided_model("roberta", guide).train(training), guide, EVERY_LAYER, rows)
 
     for layer, probs in enumerate(eager_attentions(tiny_model("roberta"), LENGTHS)):
         expected = sums(probs, MIX, rows, form="cross_entropy")

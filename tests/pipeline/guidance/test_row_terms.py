@@ -75,8 +75,24 @@ def test_every_mask_equals_the_dense_formula(mask: str, form: LossForm) -> None:
     assert_equal_to_rounding(run_operator(attention, MIX, ROWS, form), run_dense(attention, MIX, ROWS, form))
 
 
+@pytest.mark.parametrize(("limit", "num_blocks"), [(1, 3), (4 * 8 * SIZE * 20, 2), (1 << 20, 1)])
+def test_no_more_scores_than_a_block_holds(
+    limit: int, num_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But at least 16 rows."""
+    monkeypatch.setattr(row_terms_cpu, "_BLOCK_ELEMENTS", limit)
+    attention = random_attention(MIX, ROWS)
+
+    blocks = row_terms_cpu._score_blocks(attention.query, attention.key, 1.0, None, 0, 1)
+    sizes = [scores.numel() for _, scores in blocks]
+
+    assert len(sizes) == num_blocks
+    assert max(sizes) <= max(limit, 4 * 8 * SIZE * 16)
+    assert sum(sizes) == 4 * 8 * SIZE * SIZE
+
+
 @pytest.mark.usefixtures("block_size")
-@pytest.mark.parametrize("mask", ["none", "bool (B,1,N,N)", "additive lowest"])
+@pytest.mark.parametrize("mask", ["none", "bool (B,1,N,N)", "additive lowest", "additive by row"])
 @every_form
 def test_block_size_does_not_matter(mask: str, form: LossForm) -> None:
     attention = random_attention(MIX, ROWS).with_changes(mask=masks(ROWS)[mask])
@@ -89,10 +105,13 @@ def test_block_size_does_not_matter(mask: str, form: LossForm) -> None:
 
 
 @pytest.mark.parametrize(("first_row", "stride"), [(3, 1), (0, 4), (3, 4), (36, 37), (5, 100), (40, 64)])
+@pytest.mark.parametrize("mask", ["bool (B,1,N,N)", "additive by row"])
 @every_form
-def test_sampled_rows_equal_those_of_the_dense_formula(first_row: int, stride: int, form: LossForm) -> None:
+def test_sampled_rows_equal_those_of_the_dense_formula(
+    first_row: int, stride: int, mask: str, form: LossForm
+) -> None:
     """The last of them lies beyond the sequence: no row at all."""
-    attention = random_attention(MIX, ROWS).with_changes(mask=masks(ROWS)["bool (B,1,N,N)"])
+    attention = random_attention(MIX, ROWS).with_changes(mask=masks(ROWS)[mask])
     place = {"first_row": first_row, "stride": stride}
 
     found = run_operator(attention, MIX, ROWS, form, **place)

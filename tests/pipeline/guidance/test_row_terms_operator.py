@@ -149,6 +149,22 @@ def test_operator_is_registered_as_torch_requires(mask: str, form: str) -> None:
         torch.library.opcheck(module._row_terms, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_operator_is_registered_as_torch_requires(dtype: torch.dtype) -> None:
+    attention = as_models_hand_it_over(random_attention(SMALL_MIX, SMALL_ROWS))
+    attention = attention.with_changes(query=attention.query.to(dtype), key=attention.key.to(dtype))
+    arguments = operator_arguments(attention, FORMS["squared"], 2, 3)
+    with torch.no_grad():
+        errors, _, kept, peak = module._row_terms(*arguments)
+
+    saved = (errors, kept, peak, attention.query.detach(), attention.key.detach())
+    torch.library.opcheck(
+        module._row_terms_backward,
+        (torch.ones_like(errors), *saved, *arguments[2:]),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
 def test_operator_is_registered_as_torch_requires_for_cross_entropy() -> None:
     """Tracing is left out: it compares every output, and one of cross-entropy's is not filled."""
     attention = as_models_hand_it_over(random_attention(SMALL_MIX, SMALL_ROWS))

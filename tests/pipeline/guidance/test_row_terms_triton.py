@@ -246,6 +246,7 @@ def check(case: Case, tolerance: float = 1e-5, grad_tolerance: float | None = No
         ("additive keys", CROSS_ENTROPY),
         ("additive half", SQUARED),
     ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_every_mask(mask: str, form: LossForm) -> None:
     check(make_case(form, mask=make_mask(mask)))
