@@ -39,6 +39,7 @@ from pipeline.run_dir import describe_machine
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0
+_HELD_OUT_TOKENS = 16_384
 _ALONE = Cluster(0, 0, 1, torch.device("cpu"))
 _NOISE_STEPS = range(20, 101, 20)
 
@@ -248,8 +249,11 @@ def _formed(mass: torch.Tensor) -> bool:
 
 
 def held_out(study: Study) -> tuple[float, dict[str, list[float]]]:
-    """Held-out loss and mass by pattern and layer, on 256 rows."""
-    line = evaluate_held_out(study.module, study.module.guide, study.valid, 256, 32, _ALONE)
+    """Held-out loss and mass by pattern and layer, on so many rows as make 16,384 tokens."""
+    num_rows = _HELD_OUT_TOKENS // study.valid.split.sequence_length
+    line = evaluate_held_out(
+        study.module, study.module.guide, study.valid, num_rows, min(32, num_rows), _ALONE
+    )
     return line["loss"], line["guidance_mass"]
 
 

@@ -477,6 +477,32 @@ def test_the_first_of_equal_scores_is_the_peak() -> None:
     assert peak.count_nonzero() == 0
 
 
+def check_operator(form: LossForm, dtype: torch.dtype, length: int) -> None:
+    """The public function and autograd, on every second row, against the formula."""
+    case = make_case(form, length=length, head_size=64, scaling=0.125, mask=make_mask("window", length))
+    query, key = (x.to(dtype).requires_grad_() for x in (case.query, case.key))
+    case = replace(case, query=query, key=key, first_row=1, row_stride=2)
+    row_weights = torch.randn(2, 3, length // 2)
+    dense, means_something = run_dense(case, target_probs(length, case.pattern_of_head), row_weights)
+
+    mask, targets = case.mask.to(DEVICE), case.targets.to(DEVICE)
+    errors, mass = row_terms(query, key, case.scaling, mask, targets, case.pattern_of_head, form, 1, 2)
+    (errors * (row_weights * means_something).to(DEVICE)).sum().backward()
+
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    assert relative_difference(errors.detach().cpu() * means_something, dense.errors) <= 1e-5
+    assert relative_difference(mass.cpu() * means_something, dense.mass) <= 1e-5
+    assert relative_difference(query.grad.cpu(), dense.grad_query) <= tolerance
+    assert relative_difference(key.grad.cpu(), dense.grad_key) <= tolerance
+
+
+@both_forms
+def test_operator(form: LossForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.guidance.row_terms._implementation", lambda _query: row_terms_triton)
+
+    check_operator(form, torch.float32, length=34)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(HAS_GPU, reason="the other tests compile them")
 def test_kernels_compile(tmp_path: Path) -> None:
@@ -576,31 +602,7 @@ def resource_usage(cubin: bytes) -> tuple[int, int]:
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"]
 )
 def test_operator_on_a_gpu(form: LossForm, dtype: torch.dtype) -> None:
-    length = 300
-    case = make_case(form, length=length, head_size=64, scaling=0.125, mask=make_mask("window", length))
-    query, key = (x.to(dtype).requires_grad_() for x in (case.query, case.key))
-    case = replace(case, query=query, key=key, first_row=1, row_stride=2)
-    row_weights = torch.randn(2, 3, len(range(1, length, 2)))
-    dense, means_something = run_dense(case, target_probs(length, case.pattern_of_head), row_weights)
-
-    errors, mass = row_terms(
-        query,
-        key,
-        case.scaling,
-        case.mask.to(DEVICE),
-        case.targets.to(DEVICE),
-        case.pattern_of_head,
-        form,
-        1,
-        2,
-    )
-    (errors * (row_weights * means_something).to(DEVICE)).sum().backward()
-
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
-    assert relative_difference(errors.detach().cpu() * means_something, dense.errors) <= 1e-5
-    assert relative_difference(mass.cpu() * means_something, dense.mass) <= 1e-5
-    assert relative_difference(query.grad.cpu(), dense.grad_query) <= tolerance
-    assert relative_difference(key.grad.cpu(), dense.grad_key) <= tolerance
+    check_operator(form, dtype, length=300)
 
 
 @pytest.mark.gpu
