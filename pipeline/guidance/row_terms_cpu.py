@@ -220,7 +220,9 @@ def _squared_terms(
         mass += (target_at_peak > 0) * at_peak
         errors = _square_sum(probs.scatter_(-1, peak, at_peak[..., None]).sub_(target.probs))
     errors += square * (1.0 / keep - 1.0)
-    inner = square / keep - (product_off_peak + target_at_peak * at_peak)
+    # a_m - p_m; where both are near 1, not as the difference of two nearly equal numbers.
+    difference = torch.where(target_at_peak > 0.5, (1.0 - target_at_peak) - off, at_peak - target_at_peak)
+    inner = (off_square / keep - product_off_peak) + at_peak * (difference + at_peak * (1.0 / keep - 1.0))
     pull_at_peak = (at_peak * off - off_square) / keep + product_off_peak - target_at_peak * off
     return errors, mass, total.log(), inner, pull_at_peak
 

@@ -89,8 +89,9 @@ def forward(
             query, key, mask, single, columns, starts, ends, pattern_of_head, scaling, keep, looked_at
         )
         errors = query.new_empty((*query.shape[:2], problem.num_rows), dtype=torch.float32)
-        mass, kept = torch.empty_like(errors), errors.new_empty((3, *errors.shape))
-        peak = torch.zeros_like(errors, dtype=torch.int32)  # "cross_entropy" has no use for it
+        # Zeros, for "cross_entropy" has no use for the third kept number and the peak.
+        mass, kept = torch.empty_like(errors), errors.new_zeros((3, *errors.shape))
+        peak = torch.zeros_like(errors, dtype=torch.int32)
         _launch(_forward_kernel, problem.num_rows, form, problem, errors, mass, kept, peak)
         return errors, mass, kept, peak
 

@@ -31,7 +31,7 @@ FORMED_AT = 20  # of 30 steps; patterns are looked at every 10
 
 @pytest.fixture(scope="module")
 def forming(recipe_file) -> Path:
-    """Both heads have a sixth of their attention on target at step 10, and more than a third at step 20."""
+    """About an eighth of the attention is on target at step 10, more than a third at step 20."""
     return recipe_file(
         guidance={"heads": {"self": 1}, "weight": 200.0, "plateau": 1.0, "formed_mass": 0.25},
         optimizer={"learning_rate": 1e-2},

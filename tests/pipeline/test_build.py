@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.build import Corpus, build_guidance, build_guidance_schedule, build_pretraining_module
 from pipeline.config.schema import Recipe
+from pipeline.engine import forward
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import TokenPattern
@@ -124,6 +126,22 @@ def test_weight_is_for_rows_of_this_length(
 )
 def test_bias_acts_only_by_its_method(make_recipe: MakeRecipe, settings: dict[str, Any], bias: float) -> None:
     assert schedule_of(make_recipe({"guidance": {"heads": {"next": 1}, **settings}})).bias == bias
+
+
+def test_bias_changes_the_steps_until_it_is_zero(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe({"guidance": {"heads": {"next": 1, "delimiters": 1}, "method": "bias", "end": 0.75}})
+    corpus = Corpus.open(recipe.corpus)
+    module = build_pretraining_module(recipe, corpus)
+    guidance = build_guidance(recipe, module.guide, corpus.manifest.sequence_length)
+    batch = corpus.batcher(recipe, "train").batch(np.arange(4), 0)
+
+    losses = {}
+    for step in (0, 8, 9, 11):
+        guided = guidance.at(step)
+        losses[step] = forward(module, batch, guided, guidance.targets(batch, guided))[0].item()
+
+    assert losses[9] == losses[11]
+    assert len(set(losses.values())) == 3
 
 
 # When and where

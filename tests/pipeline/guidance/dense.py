@@ -66,10 +66,14 @@ def target_matrices(pattern: str, rows: Rows, published: bool = False) -> torch.
     return matrices
 
 
-def counted_rows(target: torch.Tensor, published: bool = False) -> torch.Tensor:
-    """Queries that count in the loss, (B, N), bool: those with a target, or by the authors' code all."""
+def counted_rows(target: torch.Tensor, rows: Rows, published: bool = False) -> torch.Tensor:
+    """Queries that count in the loss, (B, N), bool: those with a target.
+
+    By the authors' code all, but for a row that has no token and only fills up a batch.
+    """
     has_target = target.sum(-1) > 0
-    return torch.ones_like(has_target) if published else has_target
+    has_tokens = torch.tensor([bool(pieces) for pieces in rows.pieces])
+    return has_tokens[:, None].expand_as(has_target) if published else has_target
 
 
 def heads_in_order(heads: dict[str, int]) -> list[str]:
@@ -120,7 +124,7 @@ def terms(
         else:
             errors.append(cross_entropies(of_head, target))
         masses.append((of_head.exp() * (target > 0)).sum(-1))
-        counted.append(counted_rows(target, published))
+        counted.append(counted_rows(target, rows, published))
     return torch.stack(errors, 1), torch.stack(masses, 1), torch.stack(counted, 1)
 
 

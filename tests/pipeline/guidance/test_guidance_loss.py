@@ -106,7 +106,7 @@ def mean_loss(layers: Layers, table: list[dict[str, int]], rows: Rows, weight: f
         probs = log_attention(layers.query[layer], layers.key[layer], SCALING, None).exp()
         for head, pattern in enumerate(heads_in_order(counts)):
             target = target_matrices(pattern, rows)
-            means.append(squared_errors(probs[:, head], target)[counted_rows(target)].mean())
+            means.append(squared_errors(probs[:, head], target)[counted_rows(target, rows)].mean())
     return weight * torch.stack(means).mean()
 
 

@@ -231,6 +231,18 @@ def test_a_pass_without_targets_is_not_looked_at() -> None:
     assert guide.collect(torch.device("cpu")).errors.shape == (0, 3)
 
 
+def test_a_pass_that_was_broken_off_leaves_nothing_behind() -> None:
+    """An error between the two, such as for want of memory, skips `collect`."""
+    guide, rows = make_guide(HEADS), rows_of(FULL)
+    model = guided_model("roberta", guide)
+    guide.watch(EVERY_LAYER, guide.targets(rows.ids, documents_of(rows)), training=True)
+    model(input_ids=rows.ids)
+
+    _, terms = run_guided(model, guide, GuidedStep.looking_at([1]), rows)
+
+    assert terms.errors.shape == (1, 3)
+
+
 def test_a_pass_after_collecting_is_not_looked_at() -> None:
     """What is recomputed in the backward pass holds a layer's query and key: it must not be kept."""
     guide, rows = make_guide(HEADS), rows_of(FULL)
