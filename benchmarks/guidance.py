@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,34 @@ def random_batch(rows: int, length: int, vocab_size: int, device: torch.device) 
     ).to(device)
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What all ways have in common."""
+
+    preset: str
+    dropout: float
+    cluster: Cluster
+
+
 class Contestant:
     """A model and engine that trains one way."""
 
-    def __init__(self, way: str, preset: str, length: int, num_steps: int, cluster: Cluster) -> None:
-        layers, hidden, heads, vocab_size, tokens = _PRESETS[preset]
-        rows = tokens // length
+    def __init__(self, way: str, setup: Setup, length: int, num_steps: int) -> None:
+        layers, hidden, heads, vocab_size, tokens = _PRESETS[setup.preset]
+        rows, cluster = tokens // length, setup.cluster
         on_cuda = cluster.device.type == "cuda"
         recipe = Recipe(
             run_dir="",
             corpus="",
             model=ModelSection(
-                num_layers=layers, hidden_size=hidden, num_heads=heads, intermediate_size=4 * hidden
+                num_layers=layers,
+                hidden_size=hidden,
+                num_heads=heads,
+                intermediate_size=4 * hidden,
+                dropout=setup.dropout,
+                attention_dropout=setup.dropout,
             ),
-            guidance=GuidanceSection(heads=_HEADS[preset], **_GUIDANCE.get(way, {})),
+            guidance=GuidanceSection(heads=_HEADS[setup.preset], **_GUIDANCE.get(way, {})),
             train=TrainSection(
                 num_steps=num_steps,
                 global_batch_size=rows,
@@ -108,7 +123,7 @@ class Contestant:
         self.way, self.cluster, self.guidance = way, cluster, build_guidance(recipe, guide, length)
         module: nn.Module = PretrainingModule(build_model(recipe.model, vocabulary, length, 0), "mlm", guide)
         if way == "published":
-            module = PublishedGuidance(module, _HEADS[preset])  # type: ignore[arg-type]
+            module = PublishedGuidance(module, _HEADS[setup.preset])  # type: ignore[arg-type]
         template, _ = read_template(recipe.train.deepspeed)
         self.engine = start_engine(module, recipe, resolve(recipe, template, 1, on_cuda))  # type: ignore[arg-type]
         self.engine.train()
@@ -148,10 +163,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory_mib(way: str, preset: str, length: int, cluster: Cluster) -> float:
+def peak_memory_mib(way: str, setup: Setup, length: int) -> float:
     """Peak memory of three steps, in this process, which must have done nothing before."""
-    on_cuda = cluster.device.type == "cuda"
-    contestant = Contestant(way, preset, length, 1000, cluster)
+    on_cuda = setup.cluster.device.type == "cuda"
+    contestant = Contestant(way, setup, length, 1000)
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
@@ -167,22 +182,22 @@ def resident_peak_mib() -> float:
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def measure_memory(preset: str, length: int) -> dict[str, float | None]:
+def measure_memory(setup: Setup, length: int) -> dict[str, float | None]:
     """Peak memory of each way, each in a fresh process; None where it did not fit."""
     # A process group of its own, not this process's.
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     peaks: dict[str, float | None] = {}
     for way in WAYS:
-        command = [sys.executable, "-m", "benchmarks.guidance", "--preset", preset]
-        command += ["--lengths", str(length), "--memory-of", way]
+        command = [sys.executable, "-m", "benchmarks.guidance", "--memory-of", way]
+        command += ["--preset", setup.preset, "--dropout", str(setup.dropout), "--lengths", str(length)]
         finished = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
         peaks[way] = float(finished.stdout.splitlines()[-1]) if finished.returncode == 0 else None
     return peaks
 
 
-def measure_time(preset: str, length: int, rounds: int, cluster: Cluster) -> dict[str, list[float]]:
+def measure_time(setup: Setup, length: int, rounds: int) -> dict[str, list[float]]:
     """Step seconds of each way, taken in turn after two warm-up steps; none for a way that does not fit."""
-    contestants = {way: Contestant(way, preset, length, 1000, cluster) for way in WAYS}
+    contestants = {way: Contestant(way, setup, length, 1000) for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in tqdm(range(rounds + 2), desc=f"length {length}", disable=not sys.stderr.isatty()):
         for way, contestant in list(contestants.items()):
@@ -196,11 +211,9 @@ def measure_time(preset: str, length: int, rounds: int, cluster: Cluster) -> dic
     return seconds
 
 
-def measure_whole_run(preset: str, num_steps: int, cluster: Cluster) -> float:
+def measure_whole_run(setup: Setup, num_steps: int) -> float:
     """Seconds of a whole short run with the default schedule over those without guidance."""
-    runs = {
-        way: Contestant(way, preset, _REFERENCE_LENGTH, num_steps + 2, cluster) for way in ("none", "default")
-    }
+    runs = {way: Contestant(way, setup, _REFERENCE_LENGTH, num_steps + 2) for way in ("none", "default")}
     for contestant in runs.values():
         contestant.step(), contestant.step()
         contestant.steps = 0  # a warmed-up run begins
@@ -211,10 +224,10 @@ def measure_whole_run(preset: str, num_steps: int, cluster: Cluster) -> float:
     return totals["default"] / totals["none"]
 
 
-def measure_terms_alone(preset: str, length: int, rounds: int, device: torch.device) -> float:
+def measure_terms_alone(setup: Setup, length: int, rounds: int) -> float:
     """Seconds of one layer's loss, forward and backward, over those of the dense formula under autograd."""
-    _, hidden, num_heads, _, tokens = _PRESETS[preset]
-    heads, rows = _HEADS[preset], tokens // length
+    _, hidden, num_heads, _, tokens = _PRESETS[setup.preset]
+    heads, rows, device = _HEADS[setup.preset], tokens // length, setup.cluster.device
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     shape = (rows, sum(heads.values()), length, hidden // num_heads)
     query, key = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
@@ -247,11 +260,11 @@ def _time_of(loss: Callable[[], torch.Tensor], rounds: int, device: torch.device
     return statistics.median(seconds[2:])
 
 
-def compare(preset: str, length: int, rounds: int, cluster: Cluster) -> dict[str, Any]:
+def compare(setup: Setup, length: int, rounds: int) -> dict[str, Any]:
     """One length: prints a table, returns the ratios against no guidance."""
-    seconds = measure_time(preset, length, rounds, cluster)
-    memory = measure_memory(preset, length)
-    alone = measure_terms_alone(preset, length, rounds, cluster.device)
+    seconds = measure_time(setup, length, rounds)
+    memory = measure_memory(setup, length)
+    alone = measure_terms_alone(setup, length, rounds)
     print(f"\nlength {length}\n{'way':<12}{'step ms':>10}{'ratio':>8}{'peak MiB':>11}{'ratio':>8}")
     result: dict[str, Any] = {"terms_alone_over_dense": round(alone, 3)}
     for way in WAYS:
@@ -279,6 +292,12 @@ def main() -> int:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--preset", choices=_PRESETS, help="default: small on CPU, base on CUDA")
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        default=0.1,
+        help="of the model (default 0.1; on CPU 0 lets attention be fused)",
+    )
     parser.add_argument("--lengths", default="128,512,2048", help="tokens per row; 512 must be among them")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each way (default 7)")
     parser.add_argument("--run-steps", type=int, default=40, help="steps of the whole run (default 40)")
@@ -292,20 +311,22 @@ def main() -> int:
         parser.error("--device cuda: no CUDA device was found")
     cluster.start()
     preset = arguments.preset or ("base" if cluster.device.type == "cuda" else "small")
+    setup = Setup(preset, arguments.dropout, cluster)
     lengths = [int(length) for length in arguments.lengths.split(",")]
     if arguments.memory_of:
-        print(peak_memory_mib(arguments.memory_of, preset, lengths[0], cluster))
+        print(peak_memory_mib(arguments.memory_of, setup, lengths[0]))
         return 0
     if _REFERENCE_LENGTH not in lengths:
         parser.error(f"--lengths {arguments.lengths}: {_REFERENCE_LENGTH} must be among them")
-    by_length = {length: compare(preset, length, arguments.rounds, cluster) for length in lengths}
-    whole = measure_whole_run(preset, arguments.run_steps, cluster)
+    by_length = {length: compare(setup, length, arguments.rounds) for length in lengths}
+    whole = measure_whole_run(setup, arguments.run_steps)
     print(f"\nwhole run with the default schedule, length {_REFERENCE_LENGTH}: {whole:.3f} of no guidance")
     reference = by_length[_REFERENCE_LENGTH]
     result = {
         "benchmark": "guidance",
         "device": torch.cuda.get_device_name() if cluster.device.type == "cuda" else "cpu",
         "preset": preset,
+        "dropout": arguments.dropout,
         "length": _REFERENCE_LENGTH,
         "step_ratio_sampled": reference["sampled"]["step_ratio"],
         "memory_ratio_sampled": reference["sampled"]["memory_ratio"],

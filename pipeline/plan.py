@@ -131,15 +131,18 @@ def _guidance_bytes(
 
 
 def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
-    """Heads and weight, in this project's unit and in the authors'; None without guidance loss."""
-    if not recipe.guided:
+    """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
+    guidance, is_bias = recipe.guidance, recipe.guidance.method == "bias"
+    if not recipe.guided and not (is_bias and guidance.heads and guidance.bias):
         return None
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
+    has_alpha = recipe.guided and guidance.error == "squared"
     return {
         "guided_layers": len(allocation.guided_layers),
         "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),
-        "weight": weight,
-        "alpha": alpha_of_weight(weight, types, length),
+        "factor": weight if recipe.guided else None,
+        "alpha": alpha_of_weight(weight, types, length) if has_alpha else None,
+        "bias": guidance.bias if is_bias else None,
     }
 
 
@@ -183,8 +186,11 @@ def _render(plan: dict[str, Any]) -> str:
 
 def _guidance_line(guidance: dict[str, Any] | None) -> str:
     if guidance is None:
-        return "no loss"
-    return (
-        f"{guidance['guided_heads']} heads in {guidance['guided_layers']} layers, weight "
-        f"{guidance['weight']:.4g} on the mean row error (the authors' alpha: {guidance['alpha']:.4g})"
-    )
+        return "none"
+    line = f"{guidance['guided_heads']} heads in {guidance['guided_layers']} layers, "
+    if guidance["bias"] is not None:
+        return line + f"{guidance['bias']:g} added to the scores of their targets"
+    line += f"{guidance['factor']:.4g} times the mean row error"
+    if guidance["alpha"] is not None:
+        line += f" (the authors' alpha: {guidance['alpha']:.4g})"
+    return line

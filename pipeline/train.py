@@ -279,8 +279,7 @@ class Trainer:
         """Keep what the heads look at, for the report."""
         module = self.engine.module
         probs = record_attention(self.engine, module.model, self.guidance.guide, self.sentence)
-        if self.cluster.is_main:
-            write_snapshot(self.run.attention, Snapshot(self.step, probs))
+        self.cluster.on_main(lambda: write_snapshot(self.run.attention, Snapshot(self.step, probs)))
 
     def _save(self) -> None:
         started = time.perf_counter()

@@ -77,7 +77,7 @@ def check_guided_heads(
     if guidance.heads:
         yield from _check_sampling(recipe, len(allocation.guided_layers))
     if sequence_length is not None:
-        yield from _check_reach(allocation, config, sequence_length)
+        yield from _check_reach(allocation, config, sequence_length, _is_table(recipe))
 
 
 def _is_table(recipe: Recipe) -> bool:
@@ -122,7 +122,9 @@ def _check_sampling(recipe: Recipe, num_guided: int) -> Iterator[Problem]:
         )
 
 
-def _check_reach(allocation: Allocation, config: PretrainedConfig, length: int) -> Iterator[Problem]:
+def _check_reach(
+    allocation: Allocation, config: PretrainedConfig, length: int, is_table: bool
+) -> Iterator[Problem]:
     """Targets must lie inside the row and inside a layer's attention window."""
     for name in allocation.names:
         distance = reach_of(parse_pattern(name), length)
@@ -135,8 +137,11 @@ def _check_reach(allocation: Allocation, config: PretrainedConfig, length: int) 
         reaches = {layer: attention_reach(config, layer) for layer in layers}
         if short := [layer for layer, reach in reaches.items() if reach is not None and distance > reach]:
             others = [layer for layer in layers if layer not in short]
+            advice = f"write layers: {others}" if others else f"no layer can: leave {name!r} out"
+            if is_table:
+                advice = f"give {name!r} no heads in them"
             yield Problem(
                 ("guidance.layers", f"guidance.heads.{name}"),
                 f"layers {short} attend locally and cannot reach {name!r} in rows of {length} tokens; "
-                + (f"write layers: {others}" if others else f"no layer can: leave {name!r} out"),
+                + advice,
             )

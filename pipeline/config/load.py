@@ -172,6 +172,8 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             problem = f"{key!r} is not a name; a key is a word before a colon"
+            if isinstance(key, int):
+                problem += f" (a single layer is the range {key}-{key})"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         if key in mapping:
             raise yaml.MarkedYAMLError(

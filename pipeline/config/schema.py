@@ -15,12 +15,13 @@ from pipeline.guidance.allocation import pattern_names
 from pipeline.guidance.patterns import TOKEN_PATTERNS
 
 
-def _check_duration(value: Any) -> Any:
+def _check_duration(value: Any, other: str = "") -> Any:
     is_steps = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     is_share = isinstance(value, float) and 0.0 <= value <= 1.0
     if not (is_steps or is_share):
         raise PydanticCustomError(
-            "duration", "write a number of steps (an integer from 0) or a share of the run (0.0 to 1.0)"
+            "duration",
+            f"write {other}a number of steps (an integer from 0) or a share of the run (0.0 to 1.0)",  # type: ignore
         )
     return value
 
@@ -29,14 +30,18 @@ def _check_heads(value: Any) -> Any:
     def is_counts(counts: Any) -> bool:
         return isinstance(counts, dict) and all(type(c) is int and c > 0 for c in counts.values())
 
-    is_table = isinstance(value, dict) and all(map(is_counts, value.values()))
+    is_table = isinstance(value, dict) and all(is_counts(counts) and counts for counts in value.values())
     if not (isinstance(value, str) or is_counts(value) or is_table):
         raise PydanticCustomError(
             "heads",
             "write a preset (paper, grid or clark), pattern: number of heads, from 1 (next: 1), or a range "
-            "of layers with such a table below it (0-3: {{next: 2}})",
+            "of layers with such a table below it (0-3: {next: 2})",
         )
     return value
+
+
+def _check_dense(value: Any) -> Any:
+    return value if value == "formed" else _check_duration(value, "formed, ")
 
 
 def _check_layers_per_step(value: Any) -> Any:
@@ -51,9 +56,10 @@ def _check_layers_per_step(value: Any) -> Any:
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Heads = Annotated[str | dict[str, Any], BeforeValidator(_check_heads)]
+Dense = Annotated[str | int | float, BeforeValidator(_check_dense)]
 LayersPerStep = Annotated[int | float, BeforeValidator(_check_layers_per_step)]
 TokenTexts = Annotated[list[str], Field(min_length=1)]
-Duration = Annotated[int | float, BeforeValidator(_check_duration)]
+Duration = Annotated[int | float, BeforeValidator(lambda value: _check_duration(value))]
 
 
 class Section(BaseModel):
@@ -119,7 +125,7 @@ class GuidanceSection(Section):
     bias: Annotated[float, Field(ge=0.0)] = Field(8.0, description="with method 'bias': added to the scores")
     plateau: Duration = Field(0.5, description="full weight for so long")
     end: Duration | None = Field(None, description="weight falls linearly to zero here; default: last step")
-    dense: Literal["formed"] | Duration = Field(
+    dense: Dense = Field(
         "formed",
         description="all guided layers count for so long; formed: until the patterns have formed, at the "
         "latest to the end of the plateau",
@@ -159,6 +165,8 @@ class GuidanceSection(Section):
             reasons["weight"] = "alpha is the weight in another unit"
         if self.dense != "formed":
             reasons["formed_mass"] = "it belongs to dense: formed"
+        if self.layers_per_step is None:
+            reasons["layer_weights"] = "without layers_per_step no layers are drawn"
         return reasons
 
 

@@ -12,7 +12,7 @@ def guidance_token_ids(corpus_dir: Path, texts: Mapping[str, Sequence[str]]) -> 
     """Ids of the tokens with the given texts, by the name of their set.
 
     A text names every token that is this text: a special token written so ("</s>"), or an ordinary one that
-    decodes to it, with or without spaces around (byte-level BPE has "." and " .").
+    decodes to it, with or without spaces around either (byte-level BPE has "." and " .").
 
     Args:
         corpus_dir: whose tokenizer is used.
@@ -30,13 +30,14 @@ def guidance_token_ids(corpus_dir: Path, texts: Mapping[str, Sequence[str]]) -> 
     own = dict(zip(CLS_AND_SEP, (tokenizer.cls_token_id, tokenizer.sep_token_id)))
     by_text: dict[str, set[int]] = {}
     for token_id in range(len(tokenizer)):
-        for text in (tokenizer.convert_ids_to_tokens(token_id), tokenizer.decode([token_id])):
-            by_text.setdefault(str(text).strip(), set()).add(token_id)
+        # Not how an ordinary token is stored: byte-level BPE writes a byte as some letter.
+        by_text.setdefault(str(tokenizer.decode([token_id])).strip(), set()).add(token_id)
+    by_text.pop("", None)  # bytes that are no letter alone, and spaces
     sets = {}
     for name, wanted in texts.items():
         ids: set[int] = set()
         for text in wanted:
-            found = {own[text]} if text in own else by_text.get(text, set())
+            found = {own[text]} if text in own else by_text.get(text.strip(), set())
             if not found:
                 raise ValueError(f"no token of {path} is {text!r}; write a text that is one token")
             ids |= found

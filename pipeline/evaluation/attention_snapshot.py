@@ -95,7 +95,9 @@ def record_attention(
 def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
     """Keep a snapshot as step-NNNNNNNN.npz."""
     directory.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(directory / f"step-{snapshot.step:08d}.npz", probs=snapshot.probs.astype(np.float16))
+    partial = directory / f".step-{snapshot.step:08d}.partial.npz"
+    np.savez_compressed(partial, probs=snapshot.probs.astype(np.float16))
+    partial.rename(directory / f"step-{snapshot.step:08d}.npz")
 
 
 def read_snapshots(directory: Path) -> list[Snapshot]:

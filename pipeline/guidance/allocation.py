@@ -120,9 +120,8 @@ def head_table(
         for layer in _layers_of_range(text, num_layers):
             if table[layer]:
                 raise ValueError(f"layer {layer} is in {text!r} and in an earlier range; name it once")
-            if layers is None or layer in layers:
-                table[layer] = counts
-    return table
+            table[layer] = counts
+    return [counts if layers is None or layer in layers else {} for layer, counts in enumerate(table)]
 
 
 def pattern_names(heads: str | HeadCounts | HeadTable) -> list[str]:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from pipeline.guidance import row_terms_cpu
+from pipeline.guidance.row_terms_cpu import LOWEST_SCORE
 from pipeline.guidance.targets import Targets
 
 FORMS = ("squared", "cross_entropy")
@@ -181,7 +182,11 @@ def _keep_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _differentiate(ctx: Any, grad_errors: torch.Tensor, *_other: Any) -> tuple:
-    grad_query, grad_key = _row_terms_backward(grad_errors, *ctx.saved_tensors, *ctx.settings)
+    errors, kept, *rest = ctx.saved_tensors
+    # A row that may attend to nothing has nothing to learn; its lowest scores are all that its logsumexp can
+    # hold, so its attention could not be made anew from it.
+    grad_errors = grad_errors.masked_fill(kept[0] <= LOWEST_SCORE / 2, 0.0)
+    grad_query, grad_key = _row_terms_backward(grad_errors, errors, kept, *rest, *ctx.settings)
     return grad_query, grad_key, *[None] * 11
 
 

@@ -3,7 +3,7 @@
 Saturated rows keep their digits because everything is formed from what lies off the row's largest entry m:
 with o = 1 - a_m, r = sum of a_j^2 and c = sum of a_j p_j, all three over j != m,
 
-    de/ds_m = 2 a_m ((a_m o - r) / k + c - p_m o)
+    de/ds_m = 2 a_m (o (a_m / k - p_m) - r / k + c)
 
 where the general formula would subtract two numbers that agree to rounding.
 
@@ -19,8 +19,7 @@ import torch
 from pipeline.guidance.timer import CLOCK
 
 _BLOCK_ELEMENTS = 1 << 20  # scores per block: 4 MiB in float32
-_LOWEST = torch.finfo(torch.float32).min
-_TINY = torch.finfo(torch.float32).tiny
+LOWEST_SCORE = torch.finfo(torch.float32).min  # of a forbidden key
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def forward(
     with CLOCK.measure(query.device):
         num_rows = len(range(first_row, query.shape[2], row_stride))
         errors = query.new_empty((*query.shape[:2], num_rows), dtype=torch.float32)
-        mass, kept = torch.empty_like(errors), errors.new_empty((3, *errors.shape))
+        mass, kept = torch.empty_like(errors), errors.new_zeros((3, *errors.shape))
         peak = errors.new_empty(errors.shape, dtype=torch.int32)
         for rows, scores in _score_blocks(query, key, mask, scaling, first_row, row_stride):
             # numpy's argmax is five times as fast as torch's on CPU.
@@ -153,9 +152,9 @@ def _score_blocks(
         if mask is not None:
             allowed = mask if mask.shape[-2] == 1 else mask[..., places, :]
             if allowed.dtype == torch.bool:
-                scores.masked_fill_(~allowed, _LOWEST)
+                scores.masked_fill_(~allowed, LOWEST_SCORE)
             else:
-                scores.add_(allowed).clamp_(min=_LOWEST)
+                scores.add_(allowed).clamp_(min=LOWEST_SCORE)
         yield _Rows(slice(begin, end), places), scores
 
 
@@ -211,7 +210,7 @@ def _squared_terms(
         product_off_peak = weights.gather(-1, index)[..., 0] * target.exists / total
         mass = product_off_peak + target_at_peak * at_peak
         spread_at_peak = torch.where(target_at_peak > 0, off, at_peak).square()
-        errors = off_square + spread_at_peak + target.exists - target_at_peak - 2.0 * product_off_peak
+        errors = off_square + spread_at_peak + (target.exists - target_at_peak) - 2.0 * product_off_peak
     else:
         probs = weights.div_(total[..., None])
         target_at_peak = target.probs.expand_as(probs).gather(-1, peak)[..., 0]
@@ -220,10 +219,9 @@ def _squared_terms(
         mass += (target_at_peak > 0) * at_peak
         errors = _square_sum(probs.scatter_(-1, peak, at_peak[..., None]).sub_(target.probs))
     errors += square * (1.0 / keep - 1.0)
-    # a_m - p_m; where both are near 1, not as the difference of two nearly equal numbers.
-    difference = torch.where(target_at_peak > 0.5, (1.0 - target_at_peak) - off, at_peak - target_at_peak)
-    inner = (off_square / keep - product_off_peak) + at_peak * (difference + at_peak * (1.0 / keep - 1.0))
-    pull_at_peak = (at_peak * off - off_square) / keep + product_off_peak - target_at_peak * off
+    lift = ((1.0 - keep * target_at_peak) - off) / keep  # a_m / k - p_m
+    inner = off_square / keep - product_off_peak + at_peak * lift
+    pull_at_peak = off * lift - off_square / keep + product_off_peak
     return errors, mass, total.log(), inner, pull_at_peak
 
 
@@ -263,8 +261,8 @@ def _cross_entropy_terms(shifted: torch.Tensor, target: _Single | _Column) -> tu
         off = shifted.exp_().scatter_(-1, index, 0.0).sum(-1)
     on = log_on.exp()
     logsumexp = (on + off).log()
-    # The first form keeps the digits of a small error, the second one holds where `on` underflows.
-    errors = torch.where(on > _TINY, (off / on).log1p(), logsumexp - log_on)
+    # The first form keeps the digits of a small error, the second one those of a large one.
+    errors = torch.where(off < on, (off / on).log1p(), logsumexp - log_on)
     without = exists == 0
     errors, log_on = errors.masked_fill(without, 0.0), torch.where(without, logsumexp, log_on)
     return errors, (log_on - logsumexp).exp().masked_fill(without, 0.0), logsumexp, log_on
@@ -278,7 +276,8 @@ def _cross_entropy_pull(
     if isinstance(target, _Column):
         # Masked first: a key off target may lie far above the targets, and infinity times zero is no number.
         on_share = (scores - log_on).masked_fill_(target.probs == 0, -torch.inf).exp_()
-        scores.sub_(logsumexp).exp_().sub_(on_share)
+        off_target = scores.sub_(logsumexp).exp_().masked_fill_(target.probs > 0, 0.0)
+        off_target.add_(on_share.mul_(torch.expm1(-errors)))  # expm1: m - 1
         return
     probs = scores.sub_(logsumexp).exp_()
     on = torch.expm1(-errors)  # a_t - 1

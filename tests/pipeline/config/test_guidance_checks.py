@@ -168,11 +168,6 @@ def test_layers_beside_a_table(make_recipe: MakeRecipe) -> None:
     assert_told(problem, {"guidance.layers", "guidance.heads"}, "remove guidance.layers")
 
 
-@pytest.mark.xfail(strict=True, reason="ranges without heads are taken for guided ones")
-def test_table_without_heads(make_recipe: MakeRecipe) -> None:
-    assert only_problem(make_recipe({"guidance.heads": {"0-1": {}}})).keys == ("guidance.heads",)
-
-
 # Layers
 
 
@@ -366,7 +361,6 @@ def test_only_the_layers_of_a_table_that_have_the_pattern_are_told(make_recipe: 
     assert "layers [1] attend locally and cannot reach 'first'" in problem.message
 
 
-@pytest.mark.xfail(strict=True, reason="the advice is that for counts")
 @pytest.mark.parametrize(
     "heads", [{"0-": {"first": 1}}, {"0-0": {"next": 1}, "1-2": {"first": 1}, "3-3": {"next": 1}}]
 )

@@ -98,7 +98,6 @@ def test_text_that_is_no_token_is_named(corpora: dict[str, Path], text: str) -> 
     assert repr(".") not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a byte is taken for the character that stands for it")
 @pytest.mark.parametrize("text", ["»", "¡", "Ã", "Ġ"])
 def test_part_of_a_character_is_no_token_of_a_text(corpora: dict[str, Path], text: str) -> None:
     """Byte-level BPE writes bytes as characters: its "¡" is the second byte of "á" as well."""
@@ -108,7 +107,6 @@ def test_part_of_a_character_is_no_token_of_a_text(corpora: dict[str, Path], tex
         ids_of(corpora["bpe"], text)
 
 
-@pytest.mark.xfail(strict=True, reason="what is left without spaces is looked for")
 def test_a_text_may_be_written_with_its_space_and_none_stands_for_all_spaces(
     corpora: dict[str, Path],
 ) -> None:

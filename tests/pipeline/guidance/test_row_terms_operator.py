@@ -137,7 +137,12 @@ def test_time_spent_is_measured_in_both_passes() -> None:
 
 @pytest.mark.parametrize(
     ("mask", "form"),
-    [("none", "squared"), ("bool (B,1,1,N)", "squared with dropout"), ("additive lowest", "squared")],
+    [
+        ("none", "squared"),
+        ("bool (B,1,1,N)", "squared with dropout"),
+        ("additive lowest", "squared"),
+        ("none", "cross_entropy"),
+    ],
 )
 def test_operator_is_registered_as_torch_requires(mask: str, form: str) -> None:
     """Schema, gradient, shapes and strides without data, and tracing, for a layout as of models."""
@@ -165,25 +170,7 @@ def test_gradient_operator_is_registered_as_torch_requires(dtype: torch.dtype) -
     )
 
 
-def test_operator_is_registered_as_torch_requires_for_cross_entropy() -> None:
-    """Tracing is left out: it compares every output, and one of cross-entropy's is not filled."""
-    attention = as_models_hand_it_over(random_attention(SMALL_MIX, SMALL_ROWS))
-
-    torch.library.opcheck(
-        module._row_terms,
-        operator_arguments(attention, FORMS["cross_entropy"], 2, 3),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-    )
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        "squared",
-        "squared with dropout",
-        pytest.param("cross_entropy", marks=pytest.mark.xfail(strict=True, reason="kept[2] is never filled")),
-    ],
-)
+@pytest.mark.parametrize("form", ["squared", "squared with dropout", "cross_entropy"])
 def test_every_output_is_filled(form: str) -> None:
     attention = random_attention(SMALL_MIX, SMALL_ROWS)
     torch.use_deterministic_algorithms(True)  # new memory is then filled with NaN
