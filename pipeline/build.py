@@ -76,7 +76,7 @@ def build_guidance_schedule(recipe: Recipe, allocation: Allocation, sequence_len
         plateau_steps=recipe.steps_of(guidance.plateau),
         end_step=recipe.train.num_steps if guidance.end is None else recipe.steps_of(guidance.end),
         layers=layers,
-        dense_steps=None if guidance.dense == "formed" else recipe.steps_of(guidance.dense),
+        dense_steps=None if isinstance(guidance.dense, str) else recipe.steps_of(guidance.dense),
         layers_per_step=guidance.num_layers_per_step(len(layers)),
         layer_weights=None if weights is None else tuple(weights),
         row_stride=guidance.row_stride,

@@ -21,7 +21,7 @@ def _check_duration(value: Any, other: str = "") -> Any:
     if not (is_steps or is_share):
         raise PydanticCustomError(
             "duration",
-            f"write {other}a number of steps (an integer from 0) or a share of the run (0.0 to 1.0)",  # type: ignore
+            f"write {other}a number of steps (an integer from 0) or a share of the run (0.0 to 1.0)",
         )
     return value
 
