@@ -3,8 +3,8 @@
     python -m benchmarks.onset CORPUS [--steps 400] [--variants dense,sampled,...] [--out DIR]
 
 Trains the demo's encoder on a prepared corpus once per variant, on the same rows, masks and initialization,
-and reports when the patterns formed (nine in ten guided heads with half of their attention on target), the
-loss on held-out rows at the end, and how the gradient looked in the first hundred steps: its norm before
+and reports when the patterns formed (nine in ten patterns of layers with half of their attention on target),
+the loss on held-out rows at the end, and how the gradient looked in the first hundred steps: its norm before
 clipping, the share of it that clipping left, and the noise of the guidance gradient, |g - dense| / |dense|,
 on the position embeddings (which all layers share) and on the query and key matrices.
 

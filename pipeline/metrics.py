@@ -63,17 +63,25 @@ class WindowSums:
 
     def add_guidance(self, guided: GuidedStep, terms: GuidanceTerms) -> None:
         """Add the terms of the layers looked at."""
-        index = [layer.layer for layer in guided.layers]
-        self.by_head[:, index] += torch.stack([terms.errors.detach(), terms.mass, terms.rows])
+        index = torch.tensor([layer.layer for layer in guided.layers], dtype=torch.long)
+        values = torch.stack([terms.errors.detach(), terms.mass, terms.rows]).double()
+        self.by_head.index_add_(1, index.to(values.device, non_blocking=True), values)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"counters": self.counters.cpu(), "by_head": self.by_head.cpu()}
+        return {
+            "counters": self.counters.cpu(),
+            "by_head": self.by_head.cpu(),
+            "heads": self.allocation.describe(),
+        }
 
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Inverse of `state`."""
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Inverse of `state`; False if other heads were guided then, whose sums are left out."""
         self.counters.copy_(state["counters"])
-        self.by_head.copy_(state["by_head"])
+        same_heads = state["heads"] == self.allocation.describe()
+        if same_heads:
+            self.by_head.copy_(state["by_head"])
+        return same_heads
 
     def take(self, cluster: Cluster) -> dict[str, Any]:
         """Totals over all processes as plain numbers; the window starts anew. All processes call this."""

@@ -133,7 +133,7 @@ def _guidance_bytes(
 def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
     """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
     guidance, is_bias = recipe.guidance, recipe.guidance.method == "bias"
-    if not recipe.guided and not (is_bias and guidance.heads and guidance.bias):
+    if not recipe.guided and not (is_bias and guidance.heads and guidance.bias and guidance.weight != 0.0):
         return None
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
     has_alpha = recipe.guided and guidance.error == "squared"

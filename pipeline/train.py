@@ -52,7 +52,7 @@ class StepTotals:
 
     Attributes:
         predicted: tokens predicted.
-        valid_rows: rows with a target, per guidance pattern, (patterns,).
+        valid_rows: rows with a target, per guidance pattern, (patterns,), in host memory.
         stop: some process was asked to stop.
     """
 
@@ -130,7 +130,8 @@ class Trainer:
         self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
         self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
         self.window = WindowSums(module.guide.allocation, cluster.device)
-        self.tokens, self.window_seconds, self.loader_seconds = 0, 0.0, 0.0
+        self.tokens = 0
+        self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
         if start.checkpoint is not None:
             self._restore(load_checkpoint(cluster, self.engine, start.checkpoint))
         self.metrics: MetricsLog | None = None
@@ -228,14 +229,14 @@ class Trainer:
         summed = self.cluster.sum(torch.cat([counts, self.guidance.count_valid(targets)]))
         return StepTotals(
             predicted=summed[1].item(),
-            valid_rows=summed[2:].float().to(self.cluster.device),
+            valid_rows=summed[2:],
             stop=summed[0].item() > 0,
         )
 
     def _log(self) -> None:
         started = time.perf_counter()
         line = self.window.take(self.cluster)
-        guidance_seconds = CLOCK.take()
+        self.guidance_seconds += CLOCK.take()
         guided = self.guidance.at(self.step - 1)
         seconds = self.window_seconds + time.perf_counter() - started
         steps, tokens = line.pop("steps"), line["tokens"]
@@ -252,15 +253,16 @@ class Trainer:
             "gradient_norm": None if norm is None else float(norm),
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds / steps,
-            "guidance_share": guidance_seconds / seconds,
+            "guidance_share": self.guidance_seconds / seconds,
             "loader_share": self.loader_seconds / seconds,
         }
-        self.window_seconds = self.loader_seconds = 0.0
+        self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
         if self.metrics is not None and self.progress is not None:
             self.metrics.write("train", line)
             self.progress.show(line)
 
     def _evaluate(self) -> None:
+        self.guidance_seconds += CLOCK.take()  # the evaluation's own does not count
         line = evaluate_held_out(
             self.engine,
             self.guidance.guide,
@@ -283,6 +285,7 @@ class Trainer:
 
     def _save(self) -> None:
         started = time.perf_counter()
+        self.guidance_seconds += CLOCK.take()
         state = {
             "random": random_state(),
             "window": self.window.state(),
@@ -290,6 +293,7 @@ class Trainer:
             "tokens": self.tokens,
             "window_seconds": self.window_seconds,
             "loader_seconds": self.loader_seconds,
+            "guidance_seconds": self.guidance_seconds,
         }
         save_checkpoint(self.cluster, self.engine, self.run.checkpoints, self.step, self.zero_stage, state)
         self._event("checkpoint", step=self.step, seconds=round(time.perf_counter() - started, 3))
@@ -301,10 +305,12 @@ class Trainer:
 
     def _restore(self, state: dict) -> None:
         restore_random_state(state["random"])
-        self.window.restore(state["window"])
-        self.guidance.formation.formed_step = state["formed_step"]
+        same_heads = self.window.restore(state["window"])
+        # Heads that are newly guided have yet to form.
+        self.guidance.formation.formed_step = state["formed_step"] if same_heads else None
         self.tokens = state["tokens"]
         self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
+        self.guidance_seconds = state["guidance_seconds"]
 
     def _event(self, kind: str, **details: object) -> None:
         if self.cluster.is_main:

@@ -1,5 +1,6 @@
 """What training tests share: a tiny corpus made by the real commands, and a tiny recipe for it."""
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import settings
 
@@ -14,6 +16,12 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads cost more than they give
+
+if not torch.cuda.is_available():
+    # Whether kernels are interpreted is settled when triton is first imported, and many libraries import it.
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ImportError):
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton  # noqa: F401
 
 settings.register_profile("lodestar", deadline=None, derandomize=True, database=None)
 settings.load_profile("lodestar")

@@ -19,6 +19,12 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
     for key, reason in guidance.without_effect().items():
         if key in guidance.model_fields_set and getattr(guidance, key) is not None:
             yield Problem((f"guidance.{key}",), f"has no effect: {reason}; remove it")
+    written = guidance.model_fields_set
+    if written and "heads" not in written and guidance.weight != 0.0:
+        yield Problem(
+            tuple(f"guidance.{key}" for key in sorted(written)),
+            "no head is guided; write guidance.heads too, for example heads: paper",
+        )
     if guidance.end is not None and recipe.steps_of(guidance.end) < recipe.steps_of(guidance.plateau):
         yield Problem(
             ("guidance.plateau", "guidance.end"),

@@ -1,6 +1,6 @@
 """The recipe: every setting of a run, its default and its bounds.
 
-A *duration* is a number of steps (an integer) or a share of `train.num_steps` (a number below 1), so that
+A *duration* is a number of steps (an integer) or a share of `train.num_steps` (0.0 to 1.0), so that
 a recipe keeps its shape when the number of steps changes.
 """
 
@@ -159,14 +159,17 @@ class GuidanceSection(Section):
             if name not in pattern_names(self.heads)
         }
         if self.method == "bias":
-            return reasons | dict.fromkeys(_ONLY_FOR_LOSS, "method 'bias' has no loss")
-        reasons["bias"] = "it belongs to method 'bias'"
+            reasons |= dict.fromkeys(_ONLY_FOR_LOSS, "method 'bias' has no loss")
+        else:
+            reasons["bias"] = "it belongs to method 'bias'"
         if self.alpha is not None:
             reasons["weight"] = "alpha is the weight in another unit"
         if self.dense != "formed":
             reasons["formed_mass"] = "it belongs to dense: formed"
         if self.layers_per_step is None:
             reasons["layer_weights"] = "without layers_per_step no layers are drawn"
+        if self.weight == 0.0:
+            reasons.pop("weight", None)  # it switches guidance off, whatever the method or unit
         return reasons
 
 

@@ -80,6 +80,10 @@ class Allocation:
         """Pattern types summed over the layers: layers x types where all layers have the same."""
         return sum(len(groups) for groups in self.layers)
 
+    def describe(self) -> list[list[tuple[str, int, int]]]:
+        """Pattern name, first and end head of every group, by layer, as plain values."""
+        return [[(g.name, g.first_head, g.end_head) for g in groups] for groups in self.layers]
+
     def pattern_of_head(self, layer: int) -> list[int]:
         """For each guided head of a layer, the place of its pattern in `patterns`."""
         return [
@@ -93,7 +97,7 @@ def expand_preset(name: str, num_layers: int) -> HeadTable:
     """The head counts by range of layers that a preset stands for; KeyError for another name."""
     if name in _EVERYWHERE:
         return {f"0-{num_layers - 1}": _EVERYWHERE[name]}
-    # Of few layers, the lowest thirds may be empty.
+    # Of one or two layers, some thirds are empty.
     borders = [round(num_layers * share / 3) for share in range(4)]
     return {
         f"{first}-{end - 1}": counts

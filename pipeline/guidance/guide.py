@@ -44,6 +44,7 @@ class AttentionGuide:
         self.form = form or LossForm()
         self.as_published = as_published
         self._heads = [allocation.pattern_of_head(layer) for layer in range(len(allocation.layers))]
+        self._indices: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._watched: dict[int, GuidedLayer] = {}
         self._step = GuidedStep()
         self._targets: Targets | None = None
@@ -86,7 +87,8 @@ class AttentionGuide:
             first_row,
             stride,
         )
-        valid = self._targets.valid[heads][:, :, first_row::stride].transpose(0, 1)
+        valid = self._targets.valid.index_select(0, self._pattern_index(layer, query.device))
+        valid = valid[:, :, first_row::stride].transpose(0, 1)
         terms = (
             torch.where(valid, errors, 0.0).sum((0, 2)),
             torch.where(valid, mass, 0.0).sum((0, 2)),
@@ -94,6 +96,13 @@ class AttentionGuide:
         )
         if self._collecting:
             self._seen[layer] = terms
+
+    def _pattern_index(self, layer: int, device: torch.device) -> torch.Tensor:
+        """Pattern of each guided head of a layer; kept on the device, or every step would wait for a copy."""
+        key = layer, device
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(self._heads[layer], device=device)
+        return self._indices[key]
 
     def bias(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
         """See AttentionTap."""

@@ -17,8 +17,6 @@ import torch
 from pipeline.guidance.allocation import Allocation
 from pipeline.guidance.schedule import GuidedStep
 
-NORMALIZATIONS = ("mean", "authors")
-
 
 @dataclass(frozen=True)
 class GuidanceLoss:
@@ -38,13 +36,14 @@ class GuidanceLoss:
         Args:
             guided: what the step looks at.
             errors: summed over the micro-batch's looked-at valid rows, (looked-at layers, heads).
-            valid_rows: of the global batch, per pattern, (patterns,).
+            valid_rows: of the global batch, per pattern, (patterns,), in host memory.
         """
         layers = [layer.layer for layer in guided.layers]
         factors = torch.tensor([guided.row_stride / layer.probability for layer in guided.layers])
-        shares = self.shares[layers] * factors[:, None]
-        rows = valid_rows.clamp(min=1)[self.pattern_of_head[layers].to(valid_rows.device)]
-        return guided.weight * (shares.to(errors) * errors / rows.to(errors)).sum()
+        rows = valid_rows.clamp(min=1)[self.pattern_of_head[layers]]
+        # Made in host memory and copied without waiting for the device.
+        coefficients = (guided.weight * self.shares[layers] * factors[:, None] / rows).float()
+        return (coefficients.to(errors.device, non_blocking=True) * errors).sum()
 
 
 def make_guidance_loss(allocation: Allocation, normalization: str) -> GuidanceLoss:

@@ -13,7 +13,7 @@ rescaling, which the published code applies before its loss: E[(a b / k - p)^2] 
 b ~ Bernoulli(k). The mean, rather than one draw, because a fused attention does not tell its draw.
 
 The scores are computed twice, in the forward and in the backward pass, tile by tile; what is kept between is
-four numbers per row. `row_terms_cpu` works on blocks of rows, `row_terms_triton` holds the CUDA kernels.
+five numbers per row. `row_terms_cpu` works on blocks of rows, `row_terms_triton` holds the CUDA kernels.
 Being an operator with registered shapes and gradient, it does not break a graph of torch.compile.
 
 Shapes: B sequences, H guided heads, N positions, D head size, R looked-at rows first_row + row_stride * r.
@@ -28,8 +28,6 @@ import torch
 from pipeline.guidance import row_terms_cpu
 from pipeline.guidance.row_terms_cpu import LOWEST_SCORE
 from pipeline.guidance.targets import Targets
-
-FORMS = ("squared", "cross_entropy")
 
 
 @dataclass(frozen=True, kw_only=True)

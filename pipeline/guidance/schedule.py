@@ -2,7 +2,8 @@
 
 The run has two phases. *Dense*: every guided layer and row counts, while the patterns form. *Sampled*: a few
 layers per step, drawn from (seed, step), and in them one row in so many. The phases change at a fixed step
-or, by default, when the patterns have formed (see formation.py), but no later than the weight begins to fall.
+or, by default, when the patterns have formed (see formation.py), and then no later than the weight begins to
+fall.
 
 A sampled step's errors are divided by the probability that they were looked at (Horvitz and Thompson 1952),
 so its loss and gradient are unbiased estimates of the dense ones.

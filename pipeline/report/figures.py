@@ -81,7 +81,7 @@ def draw_throughput(path: Path, train: Lines) -> None:
 
 
 def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
-    """Mean squared row error of each pattern while training."""
+    """Mean row error of each pattern while training."""
 
     def draw(axes: Axes) -> None:
         for name in names:
@@ -94,14 +94,15 @@ def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
     _save(path, draw)
 
 
-def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str]) -> None:
+def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str], num_layers: int) -> None:
     """Held-out attention mass on target, layer by step, one panel per pattern."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.2 * len(names) + 0.8, 2.8))
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         steps = _column(valid, "step")
         for axes, name in zip(panels, names):
-            mass = np.array([line["guidance_mass"][name] for line in valid], dtype=float).T
+            nothing = [None] * num_layers  # lines from before these heads were guided
+            mass = np.array([line["guidance_mass"].get(name, nothing) for line in valid], dtype=float).T
             layers = np.arange(len(mass))
             image = axes.pcolormesh(_edges(steps), _edges(layers), mass, vmin=0, vmax=1, cmap="viridis")
             axes.set(title=name, xlabel="step", yticks=layers)
@@ -115,7 +116,9 @@ def draw_attention_maps(path: Path, sentence: SentenceAttention, allocation: All
     """A row of maps per pattern, its target and its first head in several layers, and one of a free head."""
     probs = sentence.snapshots[-1].probs
     num_layers, num_heads = probs.shape[:2]
-    layers = sorted({round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))})
+    spread = {round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))}
+    # A pattern of few layers must be seen in one of them.
+    layers = sorted(spread | {min(_head_of(allocation, name)) for name in allocation.names})
     rows: list[tuple[str, dict[int, int], np.ndarray | None]] = [
         (name, _head_of(allocation, name), _target_map(allocation, name, sentence))
         for name in allocation.names

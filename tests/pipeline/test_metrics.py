@@ -152,12 +152,29 @@ def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> N
     add_step(first)
     torch.save(first.state(), tmp_path / "state.pt")
     resumed = make_window()
-    resumed.restore(torch.load(tmp_path / "state.pt"))
+    assert resumed.restore(torch.load(tmp_path / "state.pt"))
 
     add_step(whole, scale=2.0)
     add_step(resumed, scale=2.0)
 
     assert resumed.take(alone) == whole.take(alone)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [[{"next": 1}, {}, {}], [{"first": 1, "next": 2}, {}, {"next": 1, "first": 1}]],
+    ids=["fewer", "moved"],
+)
+def test_sums_of_other_heads_are_not_taken_over(alone: Cluster, table: list[dict[str, int]]) -> None:
+    """After a change of heads that the user has accepted."""
+    window, resumed = make_window(), make_window(allocate(table))
+    add_step(window)
+
+    assert not resumed.restore(window.state())
+
+    totals = resumed.take(alone)
+    assert totals["tokens"] == 100
+    assert set(totals["guidance_error"].values()) == {None}
 
 
 def test_sums_hold_no_graph() -> None:

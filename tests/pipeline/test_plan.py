@@ -132,22 +132,38 @@ def test_guidance_in_numbers(make_recipe: MakeRecipe) -> None:
     assert by_weight["guidance"] == {
         "guided_layers": 2,
         "guided_heads": 6,
-        "weight": pytest.approx(7.0 * 32 / 512),
+        "factor": pytest.approx(7.0 * 32 / 512),
         "alpha": pytest.approx(7.0 * 32 / 512 * 32 / 4),  # 2 layers of 2 types
+        "bias": None,
     }
     assert by_alpha["guidance"] == {
         "guided_layers": 2,
         "guided_heads": 5,
-        "weight": pytest.approx(10.0 * 3 / 32),
+        "factor": pytest.approx(10.0 * 3 / 32),
         "alpha": pytest.approx(10.0),
+        "bias": None,
     }
 
 
 @pytest.mark.parametrize(
-    "guidance", [{}, {"heads": {"next": 1}, "weight": 0.0}, {"heads": {"next": 1}, "method": "bias"}]
+    "guidance",
+    [
+        {},
+        {"heads": {"next": 1}, "weight": 0.0},
+        {"heads": {"next": 1}, "method": "bias", "weight": 0.0},
+        {"heads": {"next": 1}, "method": "bias", "bias": 0.0},
+    ],
 )
-def test_without_a_guidance_loss_it_has_no_numbers(make_recipe: MakeRecipe, guidance: dict[str, Any]) -> None:
+def test_without_guidance_it_has_no_numbers(make_recipe: MakeRecipe, guidance: dict[str, Any]) -> None:
     assert plan(make_recipe({"guidance": guidance}))["guidance"] is None
+
+
+def test_other_guidance_has_no_alpha(make_recipe: MakeRecipe) -> None:
+    bias = plan(make_recipe({"guidance": {"heads": {"next": 1}, "method": "bias", "bias": 5.0}}))["guidance"]
+    entropy = plan(make_recipe({"guidance": {"heads": {"next": 1}, "error": "cross_entropy"}}))["guidance"]
+
+    assert (bias["factor"], bias["alpha"], bias["bias"]) == (None, None, 5.0)
+    assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.03, None, None)
 
 
 def test_plan_is_printed_as_one_json_object(
@@ -172,15 +188,15 @@ def test_plan_is_printed_for_people(
     text = capsys.readouterr().out
     assert "parameters" in text
     assert "memory per process, estimated (GiB)" in text
-    assert "6 heads in 2 layers, weight 0.4375" in text
+    assert "6 heads in 2 layers, 0.4375 times the mean row error" in text
     assert "alpha: 2.333" in text  # 0.4375 * 32 tokens / (2 layers of 3 types)
 
 
-def test_plan_tells_people_when_there_is_no_guidance_loss(
+def test_plan_tells_people_when_there_is_no_guidance(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_recipe(tiny_recipe({"guidance.weight": 0}))
     print_plan(str(path), [], 1, on_cuda=False, as_json=False)
 
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("guidance")]
-    assert line.split() == ["guidance", "no", "loss"]
+    assert line.split() == ["guidance", "none"]

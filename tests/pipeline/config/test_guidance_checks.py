@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.build import build_guidance_schedule
 from pipeline.config.checks import load_checked_recipe
 from pipeline.config.schema import Recipe
-from pipeline.guidance.allocation import PRESETS
+from pipeline.guidance.allocation import PRESETS, allocate
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.run_dir import RunDir, recipe_differences
 from tests.pipeline.config.checking import ONE_CPU, assert_told, check, only_problem
 from tests.pipeline.tiny_models import tiny_model
@@ -423,3 +425,31 @@ def test_other_order_of_heads_in_a_table_is_a_difference(make_recipe: MakeRecipe
     )
 
     assert recipe_differences(old, new) == [("guidance.heads.1-1", ["next", "first"], ["first", "next"])]
+
+
+# Settings without heads
+
+
+def test_settings_without_any_heads(make_recipe: MakeRecipe) -> None:
+    problem = only_problem(make_recipe({"guidance": {"plateau": 0.3, "row_stride": 2}}))
+
+    assert_told(problem, {"guidance.plateau", "guidance.row_stride"}, "no head is guided", "heads: paper")
+
+
+@pytest.mark.parametrize("guidance", [{"heads": {}, "plateau": 0.3}, {"plateau": 0.3, "weight": 0.0}])
+def test_guidance_may_be_switched_off_beside_its_settings(
+    make_recipe: MakeRecipe, guidance: dict[str, Any]
+) -> None:
+    assert check(make_recipe({"guidance": guidance})) == []
+
+
+@pytest.mark.parametrize("unit", [{"alpha": 100.0}, {"method": "bias"}])
+def test_a_weight_of_zero_switches_off_every_kind_of_guidance(
+    make_recipe: MakeRecipe, unit: dict[str, Any]
+) -> None:
+    recipe = make_recipe({"guidance": {"heads": {"next": 1}, "weight": 0.0, **unit}})
+    schedule = build_guidance_schedule(recipe, allocate([{"next": 1}]), 32)
+
+    assert check(recipe) == []
+    assert not recipe.guided
+    assert schedule.at(0) == GuidedStep()
