@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from pipeline.guidance import row_terms_cpu
+from pipeline.guidance.row_inputs import SCHEMA, RowInputs
 from pipeline.guidance.row_terms_cpu import LOWEST_SCORE
 from pipeline.guidance.targets import Targets
 
@@ -67,77 +68,50 @@ def row_terms(
         not differentiable: attention on the keys with p_ij > 0. Rows without a target have finite values
         that mean nothing, except under `Targets` made as published, where p_i = 0 is a target.
     """
-    errors, mass, *_ = _row_terms(
-        query,
-        key,
-        mask,
-        targets.single,
-        targets.columns,
-        targets.documents.starts,
-        targets.documents.ends,
-        list(pattern_of_head),
-        scaling,
-        form.keep,
-        form.name,
-        first_row,
-        row_stride,
+    inputs = RowInputs(
+        query=query,
+        key=key,
+        mask=mask,
+        single=targets.single,
+        columns=targets.columns,
+        starts=targets.documents.starts,
+        ends=targets.documents.ends,
+        pattern_of_head=list(pattern_of_head),
+        scaling=scaling,
+        keep=form.keep,
+        form=form.name,
+        first_row=first_row,
+        row_stride=row_stride,
     )
+    errors, mass, *_ = _row_terms(*inputs)
     return errors, mass
 
 
-@torch.library.custom_op("lodestar::row_terms", mutates_args=())
-def _row_terms(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+@torch.library.custom_op(
+    "lodestar::row_terms", mutates_args=(), schema=f"({SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+def _row_terms(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Errors and mass, (B, H, R), and what the backward pass needs.
 
     That is (3, B, H, R), float32: the row's logsumexp; u, or the logsumexp over the row's targets; and, for
     "squared", half the gradient at the row's largest score over its attention. And the column of that score,
     (B, H, R), int32.
     """
-    return _implementation(query).forward(
-        query, key, mask, single, columns, starts, ends, pattern_of_head, scaling, keep, form, first_row,
-        row_stride,
-    )  # fmt: skip
+    of_rows = RowInputs(*inputs)
+    return _implementation(of_rows.query).forward(of_rows)
 
 
-@torch.library.custom_op("lodestar::row_terms_backward", mutates_args=())
+@torch.library.custom_op(
+    "lodestar::row_terms_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_errors, Tensor errors, Tensor kept, Tensor peak, {SCHEMA}) -> (Tensor, Tensor)",
+)
 def _row_terms_backward(
-    grad_errors: torch.Tensor,
-    errors: torch.Tensor,
-    kept: torch.Tensor,
-    peak: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
+    grad_errors: torch.Tensor, errors: torch.Tensor, kept: torch.Tensor, peak: torch.Tensor, *inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of query and key, (B, H, N, D), in their types."""
-    return _implementation(query).backward(
-        grad_errors, errors, kept, peak, query, key, mask, single, columns, starts, ends, pattern_of_head,
-        scaling, keep, form, first_row, row_stride,
-    )  # fmt: skip
+    of_rows = RowInputs(*inputs)
+    return _implementation(of_rows.query).backward(grad_errors, errors, kept, peak, of_rows)
 
 
 def _implementation(query: torch.Tensor) -> Any:
@@ -149,26 +123,19 @@ def _implementation(query: torch.Tensor) -> Any:
 
 
 @_row_terms.register_fake
-def _(query: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
-    first_row, row_stride = arguments[-2:]
-    batch, heads, length, _ = query.shape
-    rows = (length - first_row + row_stride - 1) // row_stride
-    shape = (batch, heads, rows)
+def _(*inputs: Any) -> tuple[torch.Tensor, ...]:
+    of_rows = RowInputs(*inputs)
+    query, shape = of_rows.query, (*of_rows.query.shape[:2], of_rows.num_rows)
     values = [query.new_empty(s, dtype=torch.float32) for s in (shape, shape, (3, *shape))]
     return *values, query.new_empty(shape, dtype=torch.int32)
 
 
 @_row_terms_backward.register_fake
 def _(
-    _grad_errors: torch.Tensor,
-    _errors: torch.Tensor,
-    _kept: torch.Tensor,
-    _peak: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    *_arguments: Any,
+    _grad_errors: torch.Tensor, _errors: torch.Tensor, _kept: torch.Tensor, _peak: torch.Tensor, *inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape)
+    of_rows = RowInputs(*inputs)
+    return of_rows.query.new_empty(of_rows.query.shape), of_rows.key.new_empty(of_rows.key.shape)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:

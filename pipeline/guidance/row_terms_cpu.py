@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.guidance.row_inputs import RowInputs
 from pipeline.guidance.timer import CLOCK
 
 _BLOCK_ELEMENTS = 1 << 20  # scores per block: 4 MiB in float32
@@ -45,36 +46,22 @@ class _Column:
     probs: torch.Tensor
 
 
-def forward(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def forward(inputs: RowInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """See row_terms._row_terms."""
+    query, form = inputs.query, inputs.form
     with CLOCK.measure(query.device):
-        num_rows = len(range(first_row, query.shape[2], row_stride))
-        errors = query.new_empty((*query.shape[:2], num_rows), dtype=torch.float32)
+        errors = query.new_empty((*query.shape[:2], inputs.num_rows), dtype=torch.float32)
         mass, kept = torch.empty_like(errors), errors.new_zeros((3, *errors.shape))
         peak = errors.new_empty(errors.shape, dtype=torch.int32)
-        for rows, scores in _score_blocks(query, key, mask, scaling, first_row, row_stride):
+        for rows, scores in _score_blocks(inputs):
             # numpy's argmax is five times as fast as torch's on CPU.
             index = torch.from_numpy(scores.numpy().argmax(-1))[..., None]
             largest = scores.gather(-1, index)
             scores -= largest
-            for pattern, heads in _runs(pattern_of_head):
-                target = _target(pattern, single, columns, starts, ends, rows.places)
+            for pattern, heads in _runs(inputs.pattern_of_head):
+                target = _target(pattern, inputs, rows.places)
                 terms = (
-                    _squared_terms(scores[:, heads], index[:, heads], target, keep)
+                    _squared_terms(scores[:, heads], index[:, heads], target, inputs.keep)
                     if form == "squared"
                     else _cross_entropy_terms(scores[:, heads], target)
                 )
@@ -93,33 +80,22 @@ def backward(
     errors: torch.Tensor,
     kept: torch.Tensor,
     peak: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
+    inputs: RowInputs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See row_terms._row_terms_backward."""
+    query, key = inputs.query, inputs.key
     with CLOCK.measure(query.device):
-        row_weight = (scaling * grad_errors)[..., None]
+        row_weight = (inputs.scaling * grad_errors)[..., None]
         key_float = key.float()
         grad_query = torch.zeros(query.shape, dtype=torch.float32)
         grad_key = torch.zeros(key.shape, dtype=torch.float32)
-        for rows, scores in _score_blocks(query, key, mask, scaling, first_row, row_stride):
-            for pattern, heads in _runs(pattern_of_head):
-                target = _target(pattern, single, columns, starts, ends, rows.places)
+        for rows, scores in _score_blocks(inputs):
+            for pattern, heads in _runs(inputs.pattern_of_head):
+                target = _target(pattern, inputs, rows.places)
                 part, saved = scores[:, heads], kept[:, :, heads, rows.block, None]
-                if form == "squared":
+                if inputs.form == "squared":
                     index = peak[:, heads, rows.block, None].long()
-                    _squared_pull(part, index, saved, target, keep)
+                    _squared_pull(part, index, saved, target, inputs.keep)
                 else:
                     _cross_entropy_pull(part, errors[:, heads, rows.block, None], saved, target)
             weight = row_weight[:, :, rows.block]
@@ -128,27 +104,20 @@ def backward(
         return grad_query.to(query.dtype), grad_key.to(key.dtype)
 
 
-def _score_blocks(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float,
-    first_row: int,
-    row_stride: int,
-) -> Iterator[tuple[_Rows, torch.Tensor]]:
+def _score_blocks(inputs: RowInputs) -> Iterator[tuple[_Rows, torch.Tensor]]:
     """Yield blocks of rows and their scores (B, H, R, N) in float32.
 
     Forbidden keys get the lowest finite score: a padded row whose local window holds no real key has no
     valid target, but minus infinity throughout would make it NaN, and NaN times "not valid" too.
     """
+    query, mask, first_row, row_stride = inputs.query, inputs.mask, inputs.first_row, inputs.row_stride
     batch, heads, length, _ = query.shape
     rows_per_block = max(16, _BLOCK_ELEMENTS // (batch * heads * length))
-    num_rows = len(range(first_row, length, row_stride))
-    key_transposed = key.float().transpose(-1, -2)
-    for begin in range(0, num_rows, rows_per_block):
-        end = min(begin + rows_per_block, num_rows)
+    key_transposed = inputs.key.float().transpose(-1, -2)
+    for begin in range(0, inputs.num_rows, rows_per_block):
+        end = min(begin + rows_per_block, inputs.num_rows)
         places = slice(first_row + begin * row_stride, first_row + (end - 1) * row_stride + 1, row_stride)
-        scores = (query[:, :, places].float() * scaling) @ key_transposed
+        scores = (query[:, :, places].float() * inputs.scaling) @ key_transposed
         if mask is not None:
             allowed = mask if mask.shape[-2] == 1 else mask[..., places, :]
             if allowed.dtype == torch.bool:
@@ -167,20 +136,14 @@ def _runs(pattern_of_head: list[int]) -> Iterator[tuple[int, slice]]:
             first = head
 
 
-def _target(
-    pattern: int,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    places: slice,
-) -> _Single | _Column:
-    if pattern < len(single):
-        column = single[pattern][:, None, places]
+def _target(pattern: int, inputs: RowInputs, places: slice) -> _Single | _Column:
+    num_single = len(inputs.single)
+    if pattern < num_single:
+        column = inputs.single[pattern][:, None, places]
         return _Single(column.clamp(min=0).long()[..., None], (column >= 0).float())
-    keys = torch.arange(columns.shape[-1])
-    own = (keys >= starts[:, places, None]) & (keys < ends[:, places, None])
-    return _Column((columns[pattern - len(single)][:, None] * own)[:, None])
+    keys = torch.arange(inputs.columns.shape[-1])
+    own = (keys >= inputs.starts[:, places, None]) & (keys < inputs.ends[:, places, None])
+    return _Column((inputs.columns[pattern - num_single][:, None] * own)[:, None])
 
 
 def _square_sum(values: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from pipeline.guidance.row_inputs import RowInputs
 from pipeline.guidance.timer import CLOCK
 from pipeline.guidance.triton_kernels import forward_kernel, grad_key_kernel, grad_query_kernel
 
@@ -57,32 +58,16 @@ class _Saved(NamedTuple):
     largest: torch.Tensor
 
 
-def forward(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def forward(inputs: RowInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """See row_terms._row_terms."""
+    query = inputs.query
     with _on_device_of(query):
-        looked_at = slice(first_row, None, row_stride)
-        problem = _problem(
-            query, key, mask, single, columns, starts, ends, pattern_of_head, scaling, keep, looked_at
-        )
+        problem = _problem(inputs)
         errors = query.new_empty((*query.shape[:2], problem.num_rows), dtype=torch.float32)
         # Zeros, for "cross_entropy" has no use for the third kept number and the peak.
         mass, kept = torch.empty_like(errors), errors.new_zeros((3, *errors.shape))
         peak = torch.zeros_like(errors, dtype=torch.int32)
-        _launch(forward_kernel, problem.num_rows, form, problem, errors, mass, kept, peak)
+        _launch(forward_kernel, problem.num_rows, inputs.form, problem, errors, mass, kept, peak)
         return errors, mass, kept, peak
 
 
@@ -91,26 +76,12 @@ def backward(
     errors: torch.Tensor,
     kept: torch.Tensor,
     peak: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    form: str,
-    first_row: int,
-    row_stride: int,
+    inputs: RowInputs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See row_terms._row_terms_backward."""
+    query, key = inputs.query, inputs.key
     with _on_device_of(query):
-        looked_at = slice(first_row, None, row_stride)
-        problem = _problem(
-            query, key, mask, single, columns, starts, ends, pattern_of_head, scaling, keep, looked_at
-        )
+        problem = _problem(inputs)
         if problem.num_rows == 0:
             return query.new_zeros(query.shape), key.new_zeros(key.shape)
         every_row = problem.num_rows == problem.num_keys
@@ -119,9 +90,9 @@ def backward(
         largest = grad_errors.abs().amax(-1, keepdim=True)
         share = grad_errors / largest.masked_fill(largest == 0, 1.0)
         saved = _Saved(errors, kept, peak, share.contiguous(), largest.contiguous())
-        grad_rows = _strided(grad_query[:, :, looked_at])
-        _launch(grad_query_kernel, problem.num_rows, form, problem, saved, grad_rows)
-        _launch(grad_key_kernel, problem.num_keys, form, problem, saved, _strided(grad_key))
+        grad_rows = _strided(grad_query[:, :, inputs.first_row :: inputs.row_stride])
+        _launch(grad_query_kernel, problem.num_rows, inputs.form, problem, saved, grad_rows)
+        _launch(grad_key_kernel, problem.num_keys, inputs.form, problem, saved, _strided(grad_key))
         return grad_query, grad_key
 
 
@@ -132,40 +103,29 @@ def _on_device_of(tensor: torch.Tensor) -> Iterator[None]:
         yield
 
 
-def _problem(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    single: torch.Tensor,
-    columns: torch.Tensor,
-    starts: torch.Tensor,
-    ends: torch.Tensor,
-    pattern_of_head: list[int],
-    scaling: float,
-    keep: float,
-    looked_at: slice,
-) -> _Problem:
-    batch, heads, length, head_size = query.shape
-    query = query[:, :, looked_at]
+def _problem(inputs: RowInputs) -> _Problem:
+    batch, heads, length, head_size = inputs.query.shape
+    looked_at = slice(inputs.first_row, None, inputs.row_stride)
+    query, mask = inputs.query[:, :, looked_at], inputs.mask
     if mask is not None:
         mask = mask.expand(batch, 1, length, length)[:, :, looked_at]
     return _Problem(
         query=_strided(query),
-        key=_strided(key),
+        key=_strided(inputs.key),
         mask=None if mask is None else _strided(mask),
-        single=single[..., looked_at].contiguous(),
-        columns=columns.contiguous(),
-        starts=starts[:, looked_at].contiguous(),
-        ends=ends[:, looked_at].contiguous(),
-        pattern_of_head=_on_device(tuple(pattern_of_head), query.device),
-        num_single=len(single),
+        single=inputs.single[..., looked_at].contiguous(),
+        columns=inputs.columns.contiguous(),
+        starts=inputs.starts[:, looked_at].contiguous(),
+        ends=inputs.ends[:, looked_at].contiguous(),
+        pattern_of_head=_on_device(tuple(inputs.pattern_of_head), query.device),
+        num_single=len(inputs.single),
         num_sequences=batch,
         num_heads=heads,
         num_rows=query.shape[2],
         num_keys=length,
         head_size=head_size,
-        scaling=scaling,
-        inverse_keep=1.0 / keep,
+        scaling=inputs.scaling,
+        inverse_keep=1.0 / inputs.keep,
     )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.data.documents import Documents
 from pipeline.guidance.allocation import Allocation, allocate
+from pipeline.guidance.row_inputs import RowInputs
 from pipeline.guidance.row_terms import LossForm, row_terms
 from pipeline.guidance.targets import Targets, make_targets
 from tests.pipeline.guidance.dense import TOKEN_SETS, Rows, heads_in_order, log_attention, terms
@@ -85,6 +86,23 @@ def random_attention(
 def attention_of_scores(scores: torch.Tensor) -> Attention:
     """Scores (B, H, N, N) as they are: keys are unit vectors, so the query's gradient is the scores'."""
     return Attention(scores, torch.eye(scores.shape[-1]).expand_as(scores).contiguous(), scaling=1.0)
+
+
+def inputs_of(
+    attention: Attention,
+    heads: dict[str, int],
+    rows: Rows,
+    form: LossForm | None = None,
+    first_row: int = 0,
+    stride: int = 1,
+) -> RowInputs:
+    """As the operator and its implementations take them."""
+    form, targets = form or LossForm(), targets_of(heads, rows)
+    return RowInputs(
+        attention.query, attention.key, attention.mask, targets.single, targets.columns,
+        targets.documents.starts, targets.documents.ends, one_layer(heads).pattern_of_head(0),
+        attention.scaling, form.keep, form.name, first_row, stride,
+    )  # fmt: skip
 
 
 def run_operator(

@@ -14,6 +14,7 @@ from tests.pipeline.guidance.cases import (
     SIZE,
     assert_equal_to_rounding,
     full_rows,
+    inputs_of,
     key_padding,
     masks,
     random_attention,
@@ -83,7 +84,7 @@ def test_no_more_scores_than_a_block_holds(
     monkeypatch.setattr(row_terms_cpu, "_BLOCK_ELEMENTS", limit)
     attention = random_attention(MIX, ROWS)
 
-    blocks = row_terms_cpu._score_blocks(attention.query, attention.key, None, 1.0, 0, 1)
+    blocks = row_terms_cpu._score_blocks(inputs_of(attention, MIX, ROWS))
     sizes = [scores.numel() for _, scores in blocks]
 
     assert len(sizes) == num_blocks

@@ -13,6 +13,7 @@ from tests.pipeline.guidance.cases import (
     PIECES,
     Attention,
     assert_equal_to_rounding,
+    inputs_of,
     masks,
     one_layer,
     random_attention,
@@ -33,12 +34,9 @@ every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def operator_arguments(
     attention: Attention, form: LossForm, first_row: int = 0, stride: int = 1
 ) -> tuple[object, ...]:
-    targets = targets_of(SMALL_MIX, SMALL_ROWS)
-    return (
-        attention.query.requires_grad_(), attention.key.requires_grad_(), attention.mask, targets.single,
-        targets.columns, targets.documents.starts, targets.documents.ends,
-        one_layer(SMALL_MIX).pattern_of_head(0), attention.scaling, form.keep, form.name, first_row, stride,
-    )  # fmt: skip
+    query, key = attention.query.requires_grad_(), attention.key.requires_grad_()
+    shown = attention.with_changes(query=query, key=key)
+    return tuple(inputs_of(shown, SMALL_MIX, SMALL_ROWS, form, first_row, stride))
 
 
 def as_models_hand_it_over(attention: Attention) -> Attention:

@@ -26,6 +26,7 @@ with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined, also those triton defines
     triton = pytest.importorskip("triton", reason="triton is not installed")
     from pipeline.guidance import row_terms_cpu, row_terms_triton
+from pipeline.guidance.row_inputs import RowInputs  # noqa: E402
 from pipeline.guidance.row_terms import LossForm, row_terms  # noqa: E402
 from pipeline.guidance.targets import Documents, Targets  # noqa: E402
 
@@ -82,11 +83,11 @@ class Case:
     first_row: int = 0
     row_stride: int = 1
 
-    def arguments(self) -> tuple[Any, ...]:
-        """In the order of the implementations."""
+    def arguments(self) -> RowInputs:
+        """As the implementations take them."""
         targets, form = self.targets.to(self.query.device), self.form
         mask = None if self.mask is None else self.mask.to(self.query.device)
-        return (
+        return RowInputs(
             self.query, self.key, mask, targets.single, targets.columns, targets.documents.starts,
             targets.documents.ends, list(self.pattern_of_head), self.scaling, form.keep, form.name,
             self.first_row, self.row_stride,
@@ -202,8 +203,8 @@ def run_dense(case: Case, probs: torch.Tensor, row_weights: torch.Tensor) -> tup
 def run_kernels(case: Case, row_weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Errors, mass and gradients, as the kernels give them."""
     arguments = case.arguments()
-    errors, mass, kept, peak = row_terms_triton.forward(*arguments)
-    gradients = row_terms_triton.backward(row_weights.to(DEVICE), errors, kept, peak, *arguments)
+    errors, mass, kept, peak = row_terms_triton.forward(arguments)
+    gradients = row_terms_triton.backward(row_weights.to(DEVICE), errors, kept, peak, arguments)
     return errors.cpu(), mass.cpu(), *(gradient.cpu() for gradient in gradients)
 
 
@@ -271,7 +272,7 @@ def test_a_kind_of_target_may_be_missing(patterns: tuple[int, ...]) -> None:
             case, targets=replace(targets, single=targets.single[:0]), pattern_of_head=shifted
         ).arguments()
 
-    found, expected = row_terms_triton.forward(*arguments), row_terms_triton.forward(*case.arguments())
+    found, expected = row_terms_triton.forward(arguments), row_terms_triton.forward(case.arguments())
 
     for some, all_kinds in zip(found, expected):
         assert torch.equal(some, all_kinds)
@@ -438,9 +439,9 @@ def test_keeps_what_the_cpu_implementation_keeps(form: LossForm) -> None:
     case = make_case(form, mask=make_mask("additive"), pattern_of_head=(3, 0, 1))
     may_attend = (case.mask > -torch.inf).any(-1).expand(2, 3, LENGTH)
 
-    _, _, kept, peak = (values.cpu() for values in row_terms_triton.forward(*case.arguments()))
+    _, _, kept, peak = (values.cpu() for values in row_terms_triton.forward(case.arguments()))
     on_cpu = replace(case, query=case.query.cpu(), key=case.key.cpu())
-    _, _, expected, expected_peak = row_terms_cpu.forward(*on_cpu.arguments())
+    _, _, expected, expected_peak = row_terms_cpu.forward(on_cpu.arguments())
 
     num_kept = 3 if form.name == "squared" else 2
     for values, others in zip(kept[:num_kept], expected):
@@ -462,7 +463,7 @@ def test_no_error_below_zero() -> None:
         documents=whole,
     )
 
-    errors, _, _, _ = row_terms_triton.forward(*replace(case, targets=targets).arguments())
+    errors, _, _, _ = row_terms_triton.forward(replace(case, targets=targets).arguments())
 
     assert 0 <= errors.min() <= errors.max() <= 1e-6
 
@@ -472,7 +473,7 @@ def test_the_first_of_equal_scores_is_the_peak() -> None:
     case = make_case(SQUARED, mask=None)
     case = replace(case, key=case.key[:, :, :1].expand(-1, -1, LENGTH, -1))
 
-    _, _, _, peak = row_terms_triton.forward(*case.arguments())
+    _, _, _, peak = row_terms_triton.forward(case.arguments())
 
     assert peak.count_nonzero() == 0
 
