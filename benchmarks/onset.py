@@ -32,6 +32,7 @@ from pipeline.data.order import rows_of_step
 from pipeline.distributed import Cluster
 from pipeline.engine import PretrainingModule, forward, parameter_groups
 from pipeline.evaluation.held_out import evaluate_held_out
+from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.learning_rate import learning_rate_at
@@ -244,10 +245,6 @@ def _scaled(gradients: Gradients, factor: float) -> Gradients:
     return [g * factor for g in gradients]
 
 
-def _formed(mass: torch.Tensor) -> bool:
-    return bool((mass >= 0.5).double().mean() >= 0.9)
-
-
 def held_out(study: Study) -> tuple[float, dict[str, list[float]]]:
     """Held-out loss and mass by pattern and layer, on so many rows as make 16,384 tokens."""
     num_rows = _HELD_OUT_TOKENS // study.valid.split.sequence_length
@@ -271,7 +268,7 @@ def run_variant(name: str, corpus_dir: str, num_steps: int, overrides: Sequence[
             loss, mass = held_out(study)
             evaluations.append({"step": step + 1, "loss": round(loss, 4), "mass": _by_pattern(mass)})
             flat = torch.tensor([m for by_layer in mass.values() for m in by_layer if m is not None])
-            if formed is None and len(flat) and _formed(flat):
+            if formed is None and have_formed(flat, 0.5):
                 formed = step + 1
     early = lines[:100]
     return {

@@ -72,7 +72,7 @@ def build_guidance_schedule(recipe: Recipe, allocation: Allocation, sequence_len
     weights = guidance.layer_weights
     return GuidanceSchedule(
         weight=guidance_weight(recipe, allocation, sequence_length),
-        bias=guidance.bias if guidance.method == "bias" and layers and guidance.weight != 0.0 else 0.0,
+        bias=guidance.bias if guidance.acts_by == "bias" else 0.0,
         plateau_steps=recipe.steps_of(guidance.plateau),
         end_step=recipe.train.num_steps if guidance.end is None else recipe.steps_of(guidance.end),
         layers=layers,

@@ -119,7 +119,7 @@ def _guidance_bytes(
     recipe: Recipe, allocation: Allocation, config: PretrainedConfig, tokens: int, length: int, width: int
 ) -> int:
     """What a micro-batch of `tokens` positions keeps and needs for guidance while all layers are guided."""
-    if recipe.guidance.method == "bias":  # one dense mask per layer, kept for the backward pass
+    if recipe.guidance.acts_by == "bias":  # one dense mask per layer, kept for the backward pass
         heads = config.num_attention_heads
         return len(allocation.guided_layers) * tokens * heads * length * width
     if not recipe.guided:
@@ -132,8 +132,8 @@ def _guidance_bytes(
 
 def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
     """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
-    guidance, is_bias = recipe.guidance, recipe.guidance.method == "bias"
-    if not recipe.guided and not (is_bias and guidance.heads and guidance.bias and guidance.weight != 0.0):
+    guidance = recipe.guidance
+    if guidance.acts_by is None:
         return None
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
     has_alpha = recipe.guided and guidance.error == "squared"
@@ -142,7 +142,7 @@ def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> d
         "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),
         "factor": weight if recipe.guided else None,
         "alpha": alpha_of_weight(weight, types, length) if has_alpha else None,
-        "bias": guidance.bias if is_bias else None,
+        "bias": guidance.bias if guidance.acts_by == "bias" else None,
     }
 
 

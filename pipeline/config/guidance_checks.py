@@ -7,8 +7,8 @@ from transformers import PretrainedConfig
 
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
-from pipeline.data.token_sets import guidance_token_ids
-from pipeline.guidance.allocation import Allocation, allocate, head_table, pattern_names
+from pipeline.data.token_sets import read_tokens
+from pipeline.guidance.allocation import Allocation, allocate, head_table, is_table, pattern_names
 from pipeline.guidance.patterns import parse_pattern, reach_of
 from pipeline.model import attention_reach
 
@@ -43,7 +43,7 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
             "the published loss is a squared error and keeps rows without a target, for which cross-entropy "
             "has no value; write normalization: mean, or error: squared",
         )
-    if guidance.layers is not None and _is_table(recipe):
+    if guidance.layers is not None and is_table(guidance.heads):
         yield Problem(
             ("guidance.layers", "guidance.heads"),
             "the ranges of guidance.heads say which layers are guided; remove guidance.layers",
@@ -83,18 +83,17 @@ def check_guided_heads(
     if guidance.heads:
         yield from _check_sampling(recipe, len(allocation.guided_layers))
     if sequence_length is not None:
-        yield from _check_reach(allocation, config, sequence_length, _is_table(recipe))
-
-
-def _is_table(recipe: Recipe) -> bool:
-    heads = recipe.guidance.heads
-    return isinstance(heads, dict) and any(isinstance(value, dict) for value in heads.values())
+        yield from _check_reach(allocation, config, sequence_length, is_table(guidance.heads))
 
 
 def _check_tokens(recipe: Recipe, corpus_dir: Path) -> Iterator[Problem]:
-    for name, texts in recipe.guidance.token_texts().items():
+    texts = recipe.guidance.token_texts()
+    if not texts:
+        return
+    tokens = read_tokens(corpus_dir)
+    for name in texts:
         try:
-            guidance_token_ids(corpus_dir, {name: texts})
+            tokens.ids_of(texts[name])
         except ValueError as error:
             yield Problem((f"guidance.{name}", "corpus"), str(error))
 

@@ -141,6 +141,13 @@ class GuidanceSection(Section):
     )
     row_stride: PositiveInt = Field(1, description="afterwards one query row in so many counts")
 
+    @property
+    def acts_by(self) -> Literal["loss", "bias"] | None:
+        """How guidance acts on some step; None where it is off: no heads, or nothing that weighs them."""
+        if not self.heads or 0.0 in (self.weight, self.bias if self.method == "bias" else self.alpha):
+            return None
+        return self.method
+
     def num_layers_per_step(self, num_guided: int) -> int | None:
         """Layers looked at in a sampled step of a model with `num_guided` guided ones; None for all."""
         share = self.layers_per_step
@@ -262,6 +269,4 @@ class Recipe(Section):
     @property
     def guided(self) -> bool:
         """Whether any step has a guidance loss."""
-        guidance = self.guidance
-        is_zero = 0.0 in (guidance.weight, guidance.alpha)
-        return bool(guidance.heads) and guidance.method == "loss" and not is_zero
+        return self.guidance.acts_by == "loss"

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 import torch
 
 
+def keys_of_document(starts: torch.Tensor, ends: torch.Tensor, num_keys: int) -> torch.Tensor:
+    """Which keys belong to the documents [starts, ends) of some rows (...), (..., num_keys), bool."""
+    keys = torch.arange(num_keys, device=starts.device)
+    return (keys >= starts[..., None]) & (keys < ends[..., None])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Documents:
     """The positions [starts, ends) of each position's document, both (B, N), int32; in padding both are 0.

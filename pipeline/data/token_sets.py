@@ -1,6 +1,7 @@
 """Sets of token ids by their text, for patterns that point at delimiters and sentence ends."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.format import TOKENIZER_NAME
@@ -8,11 +9,53 @@ from data_prep.format import TOKENIZER_NAME
 CLS_AND_SEP = ("<cls>", "<sep>")  # stand for the tokenizer's own, however it writes them
 
 
-def guidance_token_ids(corpus_dir: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
-    """Ids of the tokens with the given texts, by the name of their set.
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a tokenizer by their text.
 
-    A text names every token that is this text: a special token written so ("</s>"), or an ordinary one that
-    decodes to it, with or without spaces around either (byte-level BPE has "." and " .").
+    Attributes:
+        path: the tokenizer's directory, for messages.
+        by_text: ids of all tokens that are a text, without spaces around it.
+    """
+
+    path: Path
+    by_text: dict[str, set[int]]
+
+    def ids_of(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Ids of the tokens with one of the given texts, ascending.
+
+        A text names every token that is this text: a special token written so ("</s>"), or an ordinary one
+        that decodes to it, with or without spaces around either (byte-level BPE has "." and " .").
+
+        Raises:
+            ValueError: no token has one of the texts.
+        """
+        ids: set[int] = set()
+        for text in texts:
+            found = self.by_text.get(text.strip(), set())
+            if not found:
+                raise ValueError(f"no token of {self.path} is {text!r}; write a text that is one token")
+            ids |= found
+        return tuple(sorted(ids))
+
+
+def read_tokens(corpus_dir: Path) -> Tokens:
+    """Open a corpus's tokenizer and decode its vocabulary, token by token."""
+    from transformers import AutoTokenizer
+
+    path = corpus_dir / TOKENIZER_NAME
+    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    by_text: dict[str, set[int]] = {}
+    for token_id in range(len(tokenizer)):
+        # Not how an ordinary token is stored: byte-level BPE writes a byte as some letter.
+        by_text.setdefault(str(tokenizer.decode([token_id])).strip(), set()).add(token_id)
+    by_text.pop("", None)  # bytes that are no letter alone, and spaces
+    own = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    return Tokens(path, by_text | {text: {token_id} for text, token_id in zip(CLS_AND_SEP, own)})
+
+
+def guidance_token_ids(corpus_dir: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, ...]]:
+    """Ids of the tokens with the given texts, by the name of their set; see `Tokens.ids_of`.
 
     Args:
         corpus_dir: whose tokenizer is used.
@@ -23,23 +66,5 @@ def guidance_token_ids(corpus_dir: Path, texts: Mapping[str, Sequence[str]]) -> 
     """
     if not texts:
         return {}
-    from transformers import AutoTokenizer
-
-    path = corpus_dir / TOKENIZER_NAME
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    own = dict(zip(CLS_AND_SEP, (tokenizer.cls_token_id, tokenizer.sep_token_id)))
-    by_text: dict[str, set[int]] = {}
-    for token_id in range(len(tokenizer)):
-        # Not how an ordinary token is stored: byte-level BPE writes a byte as some letter.
-        by_text.setdefault(str(tokenizer.decode([token_id])).strip(), set()).add(token_id)
-    by_text.pop("", None)  # bytes that are no letter alone, and spaces
-    sets = {}
-    for name, wanted in texts.items():
-        ids: set[int] = set()
-        for text in wanted:
-            found = {own[text]} if text in own else by_text.get(text.strip(), set())
-            if not found:
-                raise ValueError(f"no token of {path} is {text!r}; write a text that is one token")
-            ids |= found
-        sets[name] = tuple(sorted(ids))
-    return sets
+    tokens = read_tokens(corpus_dir)
+    return {name: tokens.ids_of(wanted) for name, wanted in texts.items()}

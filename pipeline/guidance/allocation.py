@@ -128,12 +128,17 @@ def head_table(
     return [counts if layers is None or layer in layers else {} for layer, counts in enumerate(table)]
 
 
+def is_table(heads: str | HeadCounts | HeadTable) -> bool:
+    """Whether a recipe's `heads` are written by range of layers."""
+    return isinstance(heads, dict) and any(isinstance(value, dict) for value in heads.values())
+
+
 def pattern_names(heads: str | HeadCounts | HeadTable) -> list[str]:
     """Names of all patterns that a recipe's `heads` gives heads to; of an unknown preset, none."""
     if isinstance(heads, str):
         counts = [_EVERYWHERE[heads]] if heads in _EVERYWHERE else list(_BY_THIRDS.get(heads, ()))
     else:
-        counts = [value for value in heads.values() if isinstance(value, dict)] or [cast(HeadCounts, heads)]
+        counts = list(cast(HeadTable, heads).values()) if is_table(heads) else [cast(HeadCounts, heads)]
     return list(dict.fromkeys(name for table in counts for name in table))
 
 
@@ -162,7 +167,7 @@ def _as_table(heads: str | HeadCounts | HeadTable, num_layers: int) -> HeadTable
         if heads not in PRESETS:
             raise ValueError(f"unknown preset {heads!r}; the presets are {', '.join(PRESETS)}")
         return expand_preset(heads, num_layers)
-    if any(isinstance(value, dict) for value in heads.values()):
+    if is_table(heads):
         return cast(HeadTable, heads)
     return {f"0-{num_layers - 1}": cast(HeadCounts, heads)}
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.data.documents import keys_of_document
 from pipeline.guidance.targets import Targets
 
 
@@ -31,9 +32,8 @@ def target_bias(
 
 def is_target(targets: Targets, pattern: int) -> torch.Tensor:
     """Which keys a pattern's rows should look at, (B, N, N), bool."""
-    keys = torch.arange(targets.valid.shape[-1], device=targets.valid.device)
+    num_keys = targets.valid.shape[-1]
     if pattern < len(targets.single):
-        return targets.single[pattern][..., None] == keys
-    starts, ends = targets.documents.starts[..., None], targets.documents.ends[..., None]
-    weights = targets.columns[pattern - len(targets.single)]
-    return (weights[:, None] > 0) & (keys >= starts) & (keys < ends)
+        return targets.single[pattern][..., None] == torch.arange(num_keys, device=targets.single.device)
+    own = keys_of_document(targets.documents.starts, targets.documents.ends, num_keys)
+    return (targets.columns[pattern - len(targets.single)] > 0)[:, None] & own

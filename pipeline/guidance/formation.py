@@ -50,10 +50,15 @@ class Formation:
         assert self._sums is not None
         mass = head_means(*cluster.sum(self._sums).cpu())
         self._sums = None
-        if not len(mass) or (mass >= self.formed_mass).double().mean() < _QUORUM:
+        if not have_formed(mass, self.formed_mass):
             return None
         self.formed_step = step + 1
         return mass.mean().item()
+
+
+def have_formed(mass: torch.Tensor, formed_mass: float) -> bool:
+    """Whether enough of what is listed in `mass`, flat, has at least `formed_mass`; not if nothing is."""
+    return len(mass) > 0 and bool((mass >= formed_mass).double().mean() >= _QUORUM)
 
 
 def head_means(mass: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -56,9 +56,10 @@ def make_guidance_loss(allocation: Allocation, normalization: str) -> GuidanceLo
     shape = (len(allocation.layers), allocation.num_heads)
     shares, pattern_of_head = torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
     for layer, groups in enumerate(allocation.layers):
+        patterns = allocation.pattern_of_head(layer)
+        pattern_of_head[layer, : len(patterns)] = torch.tensor(patterns, dtype=torch.long)
         for group in groups:
             num_heads = group.end_head - group.first_head
             heads = slice(group.first_head, group.end_head)
             shares[layer, heads] = 1.0 / num_heads if normalization == "authors" else 1.0
-            pattern_of_head[layer, heads] = allocation.patterns.index(group.pattern)
     return GuidanceLoss(shares / max(1.0, shares.sum().item()), pattern_of_head)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.data.documents import keys_of_document
 from pipeline.guidance.row_inputs import RowInputs
 from pipeline.guidance.timer import CLOCK
 
@@ -141,8 +142,7 @@ def _target(pattern: int, inputs: RowInputs, places: slice) -> _Single | _Column
     if pattern < num_single:
         column = inputs.single[pattern][:, None, places]
         return _Single(column.clamp(min=0).long()[..., None], (column >= 0).float())
-    keys = torch.arange(inputs.columns.shape[-1])
-    own = (keys >= inputs.starts[:, places, None]) & (keys < inputs.ends[:, places, None])
+    own = keys_of_document(inputs.starts[:, places], inputs.ends[:, places], inputs.columns.shape[-1])
     return _Column((inputs.columns[pattern - num_single][:, None] * own)[:, None])
 
 

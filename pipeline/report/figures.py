@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -119,39 +119,57 @@ def draw_attention_maps(path: Path, sentence: SentenceAttention, allocation: All
     spread = {round(x) for x in np.linspace(0, num_layers - 1, min(4, num_layers))}
     # A pattern of few layers must be seen in one of them.
     layers = sorted(spread | {min(_head_of(allocation, name)) for name in allocation.names})
-    rows: list[tuple[str, dict[int, int], np.ndarray | None]] = [
-        (name, _head_of(allocation, name), _target_map(allocation, name, sentence))
+
+    def maps_of(head_of: dict[int, int]) -> list[_Map]:
+        return [(f"layer {n}", probs[n, head_of[n]] if n in head_of else None) for n in layers]
+
+    rows = [
+        _MapRow(name, _target_map(allocation, name, sentence), maps_of(_head_of(allocation, name)))
         for name in allocation.names
     ]
     if allocation.num_heads < num_heads:
-        rows.append((f"free (head {num_heads - 1})", dict.fromkeys(layers, num_heads - 1), None))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.3 * (len(layers) + 1), 2.4 * len(rows)))
-        grid = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
-        for panels, (title, head_of, target) in zip(grid, rows):
-            _draw_map(panels[0], target, sentence.tokens, "pattern")
-            panels[0].set_ylabel(title)
-            for axes, layer in zip(panels[1:], layers):
-                shown = probs[layer, head_of[layer]] if layer in head_of else None
-                _draw_map(axes, shown, None, f"layer {layer}")
-        _add_scale(figure, grid)
-        figure.savefig(path)
+        free = num_heads - 1
+        rows.append(_MapRow(f"free (head {free})", None, maps_of(dict.fromkeys(layers, free))))
+    _draw_maps(path, rows, sentence.tokens)
 
 
 def draw_forming(path: Path, sentence: SentenceAttention, allocation: Allocation) -> None:
     """A row of maps per pattern: its target, and the first head of its middle layer at each snapshot."""
+    rows = []
+    for name in allocation.names:
+        head_of = _head_of(allocation, name)
+        layer = sorted(head_of)[len(head_of) // 2]
+        maps: list[_Map] = [
+            (f"step {snapshot.step:,}", snapshot.probs[layer, head_of[layer]])
+            for snapshot in sentence.snapshots
+        ]
+        rows.append(_MapRow(f"{name}, layer {layer}", _target_map(allocation, name, sentence), maps))
+    _draw_maps(path, rows, sentence.tokens)
+
+
+_Map = tuple[str, np.ndarray | None]  # a title, and attention (N, N) if there is any
+
+
+class _MapRow(NamedTuple):
+    """A row of attention maps beside the pattern that they should show, if any."""
+
+    title: str
+    target: np.ndarray | None
+    maps: list[_Map]
+
+
+def _draw_maps(path: Path, rows: Sequence[_MapRow], tokens: list[str]) -> None:
     with mpl.rc_context(_STYLE):
-        columns = len(sentence.snapshots) + 1
-        figure = Figure(figsize=(2.3 * columns, 2.4 * len(allocation.names)))
-        grid = figure.subplots(len(allocation.names), columns, squeeze=False)
-        for panels, name in zip(grid, allocation.names):
-            head_of = _head_of(allocation, name)
-            layer = sorted(head_of)[len(head_of) // 2]
-            _draw_map(panels[0], _target_map(allocation, name, sentence), sentence.tokens, "pattern")
-            panels[0].set_ylabel(f"{name}, layer {layer}")
-            for axes, snapshot in zip(panels[1:], sentence.snapshots):
-                _draw_map(axes, snapshot.probs[layer, head_of[layer]], None, f"step {snapshot.step:,}")
-        _add_scale(figure, grid)
+        columns = len(rows[0].maps) + 1
+        figure = Figure(figsize=(2.3 * columns, 2.4 * len(rows)))
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for panels, row in zip(grid, rows):
+            _draw_map(panels[0], row.target, tokens, "pattern")
+            panels[0].set_ylabel(row.title)
+            for axes, (title, attention) in zip(panels[1:], row.maps):
+                _draw_map(axes, attention, None, title)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), _MAP_COLORS)
+        figure.colorbar(scale, ax=grid.ravel().tolist(), label="attention", shrink=0.5, aspect=30)
         figure.savefig(path)
 
 
@@ -168,11 +186,6 @@ def _head_of(allocation: Allocation, name: str) -> dict[int, int]:
 def _target_map(allocation: Allocation, name: str, sentence: SentenceAttention) -> np.ndarray:
     pattern = next(g.pattern for groups in allocation.layers for g in groups if g.name == name)
     return pattern_map(pattern, sentence.token_ids)
-
-
-def _add_scale(figure: Figure, grid: np.ndarray) -> None:
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), _MAP_COLORS)
-    figure.colorbar(scale, ax=grid.ravel().tolist(), label="attention", shrink=0.5, aspect=30)
 
 
 def _draw_map(axes: Axes, matrix: np.ndarray | None, tokens: list[str] | None, title: str) -> None:
