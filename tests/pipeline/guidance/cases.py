@@ -8,6 +8,7 @@ from pipeline.data.documents import Documents
 from pipeline.guidance.allocation import Allocation, allocate
 from pipeline.guidance.row_inputs import RowInputs
 from pipeline.guidance.row_terms import LossForm, row_terms
+from pipeline.guidance.schedule import GuidanceSchedule, GuidedStep
 from pipeline.guidance.targets import Targets, make_targets
 from tests.pipeline.guidance.dense import TOKEN_SETS, Rows, heads_in_order, log_attention, terms
 
@@ -67,6 +68,25 @@ def documents_of(rows: Rows) -> Documents:
 
 def one_layer(heads: dict[str, int]) -> Allocation:
     return allocate([heads], TOKEN_SETS)
+
+
+def schedule_of(**changes: object) -> GuidanceSchedule:
+    """A hundred steps of two layers: whole to step 40, sampled as soon as the patterns have formed."""
+    settings = {
+        "weight": 2.0,
+        "plateau_steps": 40,
+        "end_step": 100,
+        "layers": (0, 1),
+        "dense_steps": None,
+        "layers_per_step": 1,
+        "seed": 1,
+    }
+    return GuidanceSchedule(**(settings | changes))
+
+
+def layers_of(guided: GuidedStep) -> tuple[int, ...]:
+    """Layers looked at."""
+    return tuple(layer.layer for layer in guided.layers)
 
 
 def targets_of(heads: dict[str, int], rows: Rows, published: bool = False) -> Targets:

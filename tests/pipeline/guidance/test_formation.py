@@ -6,7 +6,7 @@ import torch
 from pipeline.distributed import Cluster
 from pipeline.guidance.formation import Formation, head_means
 from pipeline.guidance.guide import GuidanceTerms
-from pipeline.guidance.schedule import GuidanceSchedule
+from tests.pipeline.guidance.cases import schedule_of
 
 FORMED_MASS = 0.5
 
@@ -22,16 +22,7 @@ class TwoProcesses(Cluster):
 
 
 def make_formation(**changes: object) -> Formation:
-    defaults = {
-        "weight": 2.0,
-        "plateau_steps": 40,
-        "end_step": 100,
-        "layers": (0, 1),
-        "dense_steps": None,
-        "layers_per_step": 1,
-        "seed": 1,
-    }
-    return Formation(GuidanceSchedule(**(defaults | changes)), FORMED_MASS)
+    return Formation(schedule_of(**changes), FORMED_MASS)
 
 
 def terms_of(mass_per_row: list[float], rows: float = 8.0) -> GuidanceTerms:

@@ -11,8 +11,8 @@ from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.run import RunGuidance
-from pipeline.guidance.schedule import GuidanceSchedule, GuidedStep
-from tests.pipeline.guidance.cases import documents_of
+from pipeline.guidance.schedule import GuidedStep
+from tests.pipeline.guidance.cases import documents_of, schedule_of
 from tests.pipeline.guidance.dense import TOKEN_SETS, Rows, target_matrices
 
 ROWS = Rows(torch.tensor([[9, 0, 9, 2, 9, 9], [0, 9, 9, 2, 2, 2]]), [[4, 2], [3]])
@@ -22,17 +22,8 @@ MASK_ID = 4
 
 def make_guidance(**changes: object) -> RunGuidance:
     """Of two layers, one of them looked at in a sampled step."""
-    defaults = {
-        "weight": 2.0,
-        "plateau_steps": 40,
-        "end_step": 100,
-        "layers": (0, 1),
-        "dense_steps": None,
-        "layers_per_step": 1,
-        "seed": 1,
-    }
     allocation = allocate([HEADS] * 2, TOKEN_SETS)
-    schedule = GuidanceSchedule(**(defaults | changes))
+    schedule = schedule_of(**changes)
     loss = make_guidance_loss(allocation, "mean")
     return RunGuidance(AttentionGuide(allocation), schedule, loss, Formation(schedule, 0.5))
 

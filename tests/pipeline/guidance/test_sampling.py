@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.guidance.schedule import (
     GuidanceSchedule,
-    GuidedStep,
     inclusion_probabilities,
     sample_indices,
 )
+from tests.pipeline.guidance.cases import layers_of, schedule_of
 
 LAYERS = (0, 1, 2, 5, 7, 11)
 STEPS = 2_500
@@ -20,20 +20,8 @@ STEPS = 2_500
 
 def make_schedule(**changes: object) -> GuidanceSchedule:
     """Sampled from the first step."""
-    defaults = {
-        "weight": 2.0,
-        "plateau_steps": 10**6,
-        "end_step": 10**6,
-        "layers": LAYERS,
-        "dense_steps": 0,
-        "layers_per_step": 2,
-        "seed": 1,
-    }
-    return GuidanceSchedule(**(defaults | changes))
-
-
-def layers_of(guided: GuidedStep) -> tuple[int, ...]:
-    return tuple(layer.layer for layer in guided.layers)
+    always = {"plateau_steps": 10**6, "end_step": 10**6, "dense_steps": 0}
+    return schedule_of(**({"layers": LAYERS, "layers_per_step": 2} | always | changes))
 
 
 weights_and_count = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=24).flatmap(

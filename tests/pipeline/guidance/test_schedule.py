@@ -12,25 +12,13 @@ from pipeline.guidance.schedule import (
     scaled_weight,
     weight_of_alpha,
 )
+from tests.pipeline.guidance.cases import layers_of, schedule_of
 
 ALL_LAYERS = (0, 1, 2, 3, 4, 5)
 
 
 def make_schedule(**changes: object) -> GuidanceSchedule:
-    defaults = {
-        "weight": 2.0,
-        "plateau_steps": 40,
-        "end_step": 100,
-        "layers": ALL_LAYERS,
-        "dense_steps": 20,
-        "layers_per_step": 2,
-        "seed": 1,
-    }
-    return GuidanceSchedule(**(defaults | changes))
-
-
-def layers_of(guided: GuidedStep) -> tuple[int, ...]:
-    return tuple(layer.layer for layer in guided.layers)
+    return schedule_of(**({"layers": ALL_LAYERS, "dense_steps": 20, "layers_per_step": 2} | changes))
 
 
 # Strength
