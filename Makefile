@@ -46,6 +46,7 @@ bench: $(READY) corpora/demo/manifest.json
 	rm -rf runs/bench-resume runs/bench-resume-undisturbed
 	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 25 --compare-until 40 \
 		--set run_dir=runs/bench-resume --set train.num_steps=50 --set checkpoint.every_steps=10
+	$(PY) -m benchmarks.onset corpora/demo --out runs/bench-onset
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

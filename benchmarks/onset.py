@@ -27,10 +27,11 @@ import torch
 from tqdm import tqdm
 
 from pipeline.build import Corpus, build_guidance, build_pretraining_module
-from pipeline.config.load import find_recipe, parse_recipe, read_settings
+from pipeline.config.load import find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.data.order import rows_of_step
 from pipeline.distributed import Cluster
 from pipeline.engine import PretrainingModule, forward, parameter_groups
+from pipeline.errors import UserError
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
@@ -40,6 +41,7 @@ from pipeline.run_dir import describe_machine
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0
+_EVERY_STEPS = 25  # between evaluations
 _HELD_OUT_TOKENS = 16_384
 _ALONE = Cluster(0, 0, 1, torch.device("cpu"))
 _NOISE_STEPS = range(20, 101, 20)
@@ -103,7 +105,8 @@ class Study:
             section, name = key.split(".")
             settings[section] = {**settings[section], name: value}
         recipe, problems = parse_recipe(settings)
-        assert recipe is not None, problems
+        raise_problems("demo", problems)
+        assert recipe is not None  # parse_recipe returns None only with problems
         self.variant, self.recipe = variant, recipe
         corpus = Corpus.open(recipe.corpus)
         self.module: PretrainingModule = build_pretraining_module(recipe, corpus)
@@ -264,7 +267,7 @@ def run_variant(name: str, corpus_dir: str, num_steps: int, overrides: Sequence[
         if step in _NOISE_STEPS:
             noise.append(study.noise(step))
         lines.append(study.train_step(step))
-        if (step + 1) % 25 == 0:
+        if (step + 1) % _EVERY_STEPS == 0:
             loss, mass = held_out(study)
             evaluations.append({"step": step + 1, "loss": round(loss, 4), "mass": _by_pattern(mass)})
             flat = torch.tensor([m for by_layer in mass.values() for m in by_layer if m is not None])
@@ -324,9 +327,17 @@ def main() -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, help="write onset.json and onset.png into this directory")
     arguments = parser.parse_args()
+    names = arguments.variants.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        parser.error(f"--variants {','.join(unknown)}: unknown; the variants are {', '.join(VARIANTS)}")
+    if arguments.steps < _EVERY_STEPS:
+        parser.error(f"--steps {arguments.steps}: nothing is looked at before step {_EVERY_STEPS}")
     results = {}
-    for name in arguments.variants.split(","):
-        results[name] = run_variant(name, arguments.corpus, arguments.steps, arguments.overrides)
+    for name in names:
+        try:
+            results[name] = run_variant(name, arguments.corpus, arguments.steps, arguments.overrides)
+        except UserError as error:
+            parser.exit(error.exit_code, f"error: {error}\n")
         print(json.dumps({name: {k: v for k, v in results[name].items() if k != "evaluations"}}), flush=True)
     print_table(results)
     document = {
