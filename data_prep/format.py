@@ -6,7 +6,13 @@
         input_ids   fixed_size_list<uint16|uint32>[T]   special tokens included, padded at the end
         segments    list<uint16>                        token counts of the document pieces in the row;
                                                         they sum to the row's tokens, the rest is padding
+        documents   list<uint32>                        number, within its block, of each piece's document
+        offsets     list<uint32>                        how many of its tokens stand in earlier pieces
     CORPUS/valid-00000-of-00001.arrow  the held-out documents, same columns
+    CORPUS/dropped.jsonl               some of the documents that were left out, each with its reason
+
+A shard's rows come in blocks, whose row counts are in the manifest. A document lies within one block, so
+the documents can be put together again, and packed anew, in bounded memory.
 
 Every record batch but a file's last holds ROWS_PER_BATCH rows, so a row is found by one division. The
 stream form (rather than the random-access "file" form) is the one `datasets.Dataset.from_file` opens;
@@ -14,9 +20,9 @@ memory-mapped, its buffers are used where they lie.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +32,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.errors import DataError
 from data_prep.files import sha256_file, sync_file, write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+DROPPED_NAME = "dropped.jsonl"
 TOKENIZER_NAME = "tokenizer"
 ROWS_PER_BATCH = 1024
 
 Split = Literal["train", "valid"]
 TokenIds = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Ints = npt.NDArray[np.int64]
 
 
 class _Strict(BaseModel):
@@ -40,23 +48,53 @@ class _Strict(BaseModel):
 
 
 class ShardInfo(_Strict):
-    """One shard file as the manifest records it."""
+    """One shard file as the manifest records it; `blocks` are the row counts of its blocks."""
 
     name: str
     split: Split
     rows: int
     bytes: int
     sha256: str
+    blocks: list[int]
 
 
 class DocumentCounts(_Strict):
-    """Where every document went: `read` is the sum of the other document counts."""
+    """Where every document went: `read` is the sum of all the others.
+
+    `damaged` counts what could not be read at all, by reason; `dropped` what was read and left out.
+    """
 
     read: int
     train: int
     valid: int
     duplicates: int
+    near_duplicates: int
     dropped: dict[str, int]
+    damaged: dict[str, int]
+
+    def told(self) -> str:
+        """One line for people."""
+        left_out = {
+            "duplicates": self.duplicates,
+            "near duplicates": self.near_duplicates,
+            **self.dropped,
+            **{f"damaged ({reason})": count for reason, count in self.damaged.items()},
+        }
+        parts = "".join(f", {count:,} {reason}" for reason, count in left_out.items() if count)
+        return f"{self.read:,} documents read: {self.train:,} to train on, {self.valid:,} held out{parts}"
+
+
+class SourceInfo(_Strict):
+    """One of the corpora that were mixed: documents read and kept, and its tokens in the rows.
+
+    `tokens` counts repeated documents as often as they stand there, and no special tokens.
+    """
+
+    name: str
+    repeat: float
+    read: int
+    kept: int
+    tokens: int
 
 
 class InputInfo(_Strict):
@@ -67,11 +105,62 @@ class InputInfo(_Strict):
     documents: int
 
 
+class PackedRows(NamedTuple):
+    """R rows of T tokens and the P pieces in them.
+
+    Attributes:
+        input_ids: (R, T), padded at the end.
+        num_pieces: pieces per row, (R,).
+        segments: tokens of each piece, cls and sep included, (P,).
+        documents: number of each piece's document within its block, (P,).
+        offsets: how many of the document's tokens stand in earlier pieces, (P,).
+    """
+
+    input_ids: npt.NDArray
+    num_pieces: Ints
+    segments: Ints
+    documents: Ints
+    offsets: Ints
+
+
+class SplitInfo(_Strict):
+    """A split in numbers: `tokens` counts special tokens and leaves padding out.
+
+    Attributes:
+        rows: rows of all shards.
+        tokens: tokens that are not padding.
+        padding: places that hold no token.
+        documents: documents in the rows, each as often as it stands there.
+        cut_documents: those of them that were cut, so that no row holds them whole.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    padding: int = 0
+    documents: int = 0
+    cut_documents: int = 0
+
+    def __add__(self, other: "SplitInfo") -> "SplitInfo":
+        return SplitInfo(**{name: value + getattr(other, name) for name, value in self})
+
+    @classmethod
+    def of(cls, rows: PackedRows) -> "SplitInfo":
+        """The numbers of some rows that hold whole documents."""
+        tokens = int(rows.segments.sum())
+        pieces_of = np.bincount(rows.documents)
+        return cls(
+            rows=len(rows.input_ids),
+            tokens=tokens,
+            padding=rows.input_ids.size - tokens,
+            documents=len(pieces_of),
+            cut_documents=int((pieces_of > 1).sum()),
+        )
+
+
 class Manifest(_Strict):
     """The corpus in numbers; see the module docstring for the files it describes.
 
-    `train_tokens` and `valid_tokens` count special tokens and leave padding out. `settings` are the
-    options that determine the shards' bytes; `command` and `versions` say what made them.
+    `settings` are the options that determine the shards' bytes; `command` and `versions` say what made them.
     """
 
     format_version: int
@@ -79,9 +168,9 @@ class Manifest(_Strict):
     token_dtype: Literal["uint16", "uint32"]
     vocab_size: int
     tokenizer_sha256: str
-    train_tokens: int
-    valid_tokens: int
+    splits: dict[Split, SplitInfo]
     documents: DocumentCounts
+    sources: list[SourceInfo]
     inputs: list[InputInfo]
     shards: list[ShardInfo]
     settings: dict[str, str | int | float | bool | None]
@@ -128,14 +217,16 @@ def read_manifest(corpus_dir: Path) -> Manifest:
         found = "has no manifest.json" if corpus_dir.is_dir() else "does not exist"
         raise DataError(f"corpus {corpus_dir} {found}; make it with 'python -m data_prep shard'")
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
+                "prepare the corpus again"
+            )
+        manifest = Manifest.model_validate(content)
+    except (ValidationError, ValueError) as error:
         raise DataError(f"{path} is not a corpus manifest: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: format version {manifest.format_version}, this program reads {FORMAT_VERSION}; "
-            "prepare the corpus again"
-        )
     return manifest
 
 
@@ -145,36 +236,55 @@ class ShardWriter:
     def __init__(self, path: Path, sequence_length: int, dtype: np.dtype) -> None:
         """Create `path`, to hold rows of `sequence_length` tokens of type `dtype`."""
         self.path = path
-        self.rows = 0
-        self._dtype = dtype
+        self.blocks: list[int] = []
         self._row_type = pa.list_(pa.from_numpy_dtype(dtype), sequence_length)
-        self._schema = pa.schema([("input_ids", self._row_type), ("segments", pa.list_(pa.uint16()))])
+        self._schema = pa.schema(
+            [
+                ("input_ids", self._row_type),
+                ("segments", pa.list_(pa.uint16())),
+                ("documents", pa.list_(pa.uint32())),
+                ("offsets", pa.list_(pa.uint32())),
+            ]
+        )
         self._stream = pa.ipc.new_stream(str(path), self._schema)
-        self._pending_ids: list[npt.NDArray] = []
-        self._pending_segments: list[Sequence[int]] = []
+        self._pending: list[pa.RecordBatch] = []
+        self._num_pending = 0
 
-    def add(self, input_ids: npt.NDArray, segments: Sequence[int]) -> None:
-        """Append one row: `input_ids` of shape (T,), already padded; `segments` as on disk."""
-        self._pending_ids.append(input_ids)
-        self._pending_segments.append(segments)
-        self.rows += 1
-        if len(self._pending_ids) == ROWS_PER_BATCH:
-            self._flush()
+    @property
+    def rows(self) -> int:
+        """Rows written so far."""
+        return sum(self.blocks)
+
+    def write(self, rows: PackedRows) -> None:
+        """Append a block: `input_ids` of type `dtype` and shape (R, sequence_length), and their pieces."""
+        ids = pa.FixedSizeListArray.from_arrays(pa.array(rows.input_ids.reshape(-1)), type=self._row_type)
+        ends = np.concatenate([[0], np.cumsum(rows.num_pieces)]).astype(np.int32)
+        columns = [ids]
+        for field, values in zip(list(self._schema)[1:], (rows.segments, rows.documents, rows.offsets)):
+            narrow = pa.array(values.astype(field.type.value_type.to_pandas_dtype()))
+            columns.append(pa.ListArray.from_arrays(pa.array(ends), narrow))
+        block = pa.record_batch(columns, schema=self._schema)
+        self.blocks.append(block.num_rows)
+        start = 0
+        while self._num_pending + block.num_rows - start >= ROWS_PER_BATCH:
+            count = ROWS_PER_BATCH - self._num_pending
+            self._write_batch(block.slice(start, count))
+            start += count
+        if start < block.num_rows:
+            self._pending.append(block.slice(start))
+            self._num_pending += block.num_rows - start
 
     def close(self) -> None:
         """Write what is pending and flush the file to disk."""
-        self._flush()
+        if self._pending:
+            self._write_batch()
         self._stream.close()
         sync_file(self.path)
 
-    def _flush(self) -> None:
-        if not self._pending_ids:
-            return
-        flat = pa.array(np.concatenate(self._pending_ids).astype(self._dtype, copy=False))
-        ids = pa.FixedSizeListArray.from_arrays(flat, type=self._row_type)
-        segments = pa.array(self._pending_segments, type=self._schema.field("segments").type)
-        self._stream.write_batch(pa.record_batch([ids, segments], schema=self._schema))
-        self._pending_ids, self._pending_segments = [], []
+    def _write_batch(self, *more: pa.RecordBatch) -> None:
+        table = pa.Table.from_batches([*self._pending, *more]).combine_chunks()
+        self._stream.write_table(table)
+        self._pending, self._num_pending = [], 0
 
 
 class Shard:

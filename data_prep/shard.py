@@ -1,227 +1,188 @@
-"""Documents -> a corpus directory of packed shards (see data_prep.format for what is written).
+"""Documents -> a corpus directory: the whole preparation, one task of it, or the merge of all tasks.
 
-The parent reads, selects, packs and writes in input order; worker processes tokenize. The shards' bytes
-depend on the inputs, the tokenizer and the options, never on the number of workers. Everything is written
-in OUT/.partial first; the manifest, written last, makes OUT a corpus. A preparation that was killed is
-started over.
+See data_prep.stages for how, and data_prep.format for what is written.
 """
 
-import platform
+import os
 import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib import metadata
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import pyarrow as pa
-import tokenizers
-from tqdm import tqdm
-
-from data_prep.documents import TextDocuments, find_inputs, read_documents
-from data_prep.encode import Batch, encode_in_order
 from data_prep.errors import DataError, UsageError
-from data_prep.files import sync_file
-from data_prep.format import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
-    TOKENIZER_NAME,
-    DocumentCounts,
-    InputInfo,
-    Manifest,
-    Split,
-    read_manifest,
-    token_dtype,
-    tokenizer_sha256,
-    write_manifest,
+from data_prep.files import write_atomically
+from data_prep.format import DROPPED_NAME, MANIFEST_NAME, Manifest, read_manifest
+from data_prep.inputs.sources import Source
+from data_prep.stages.merge import SPLITS, check_complete, pack_shards, read_reports
+from data_prep.stages.plan import (
+    Plan,
+    Settings,
+    make_plan,
+    read_plan,
+    setting_differences,
+    settle_plan,
+    task_segments,
 )
-from data_prep.packing import Packer
-from data_prep.progress import progress_bar
-from data_prep.selection import Selection
-from data_prep.split_writer import SplitWriter
-from data_prep.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer, special_ids
+from data_prep.stages.publish import publish
+from data_prep.stages.tokenize import Task, tokenize_segments
+from data_prep.stages.work_dir import WorkDir
+from data_prep.tokenizer import copy_tokenizer, open_tokenizer, special_ids
+from data_prep.tokenizing.encoder import BackendChoice
 
-_PARTIAL_NAME = ".partial"
-_BATCH_CHARACTERS = 1 << 18
-_BATCH_DOCUMENTS = 1024
-_LEFTOVERS = re.compile(
-    r"(train|valid)-\d{5}-of-\d{5}\.arrow|\.partial|\.manifest\.json\.\d+\.partial|tokenizer"
+_OURS = re.compile(
+    r"(train|valid)-\d{5}-of-\d{5}\.arrow|\.work|tokenizer|"
+    rf"{re.escape(DROPPED_NAME)}|\.({re.escape(MANIFEST_NAME)}|{re.escape(DROPPED_NAME)})\.\d+\.partial"
 )
 
 
 @dataclass(frozen=True)
-class ShardOptions:
-    """What determines the shards besides the inputs and the tokenizer; kept in the manifest's settings."""
+class Request:
+    """A preparation as it is asked for.
 
-    length: int
-    valid_fraction: float
-    text_field: str
-    text_documents: TextDocuments
-    shard_rows: int
-    keep_duplicates: bool
-    min_chars: int
+    Attributes:
+        sources: what goes in.
+        tokenizer_dir: a Hugging Face tokenizer directory.
+        out: the corpus directory; new, empty, or with a preparation that was interrupted.
+        settings: what determines the result besides.
+        hook: the user's own filter, `module:function`.
+        backend: how tokens are made; not what they are.
+        strict: stop at the first record that cannot be read.
+        workers: processes.
+        command: the command line, for the manifest.
+    """
+
+    sources: list[Source]
+    tokenizer_dir: Path
+    out: Path
+    settings: Settings
+    hook: str | None
+    backend: BackendChoice
+    strict: bool
+    workers: int
+    command: str
 
 
-def shard_corpus(
-    inputs: list[str], tokenizer_dir: Path, out: Path, options: ShardOptions, workers: int, command: str
-) -> Manifest:
-    """Prepare a corpus, or do nothing if `out` already holds the one asked for.
-
-    Args:
-        inputs: Files, directories and patterns, as `find_inputs` takes them.
-        tokenizer_dir: A Hugging Face tokenizer directory.
-        out: The corpus directory; new, empty, or left by a killed preparation.
-        options: See ShardOptions.
-        workers: Tokenizing processes.
-        command: The command line, for the manifest.
+def shard_corpus(request: Request) -> None:
+    """Prepare a corpus, go on with it, or do nothing if `out` already holds the one asked for.
 
     Raises:
         UsageError: `out` holds something else.
         DataError: An input or the tokenizer cannot be used, or no row came of them.
     """
+    plan = _begin(request)
+    if plan is None:
+        return
+    _tokenize(request, plan, 0, 1)
+    merge_corpus(request.out, request.workers)
+
+
+def shard_task(request: Request, task: int, num_tasks: int) -> None:
+    """Do the part of one task of many; `merge_corpus` makes a corpus of what they did.
+
+    Raises:
+        UsageError: `out` holds something else.
+        DataError: An input or the tokenizer cannot be used.
+    """
+    plan = _begin(request)
+    if plan is None:
+        return
+    tokens = _tokenize(request, plan, task, num_tasks)
+    print(
+        f"{request.out}: task {task} of {num_tasks} is done, {tokens:,} new tokens; when all are: "
+        f"python -m data_prep merge {request.out}"
+    )
+
+
+def merge_corpus(out: Path, workers: int) -> None:
+    """Make a corpus of finished tasks.
+
+    Raises:
+        DataError: Something is missing; the message says which tasks are to be run again.
+    """
     started = perf_counter()
-    paths = find_inputs(inputs)
-    ids = special_ids(open_tokenizer(tokenizer_dir), tokenizer_dir)
+    work = WorkDir(out)
     if (out / MANIFEST_NAME).exists():
-        manifest = read_manifest(out)
-        _check_is_the_same(out, manifest, paths, tokenizer_sha256(tokenizer_dir), options)
-        print(f"{out}: already done, {len(manifest.shards)} shards; 'verify' checks them byte by byte")
-        return manifest
-    _clear_leftovers(out)
-    partial = out / _PARTIAL_NAME
-    partial.mkdir(parents=True)
+        work.remove()
+        print(f"{out}: already done; 'verify' checks it byte by byte")
+        return
+    plan = read_plan(work)
+    num_tasks = int(work.num_tasks.read_text()) if work.num_tasks.is_file() else 1
+    check_complete(plan, work, num_tasks)
+    ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
+    found = read_reports(work, ids.vocab_size)
+    reports = pack_shards(plan, work, ids, workers)
+    command = work.command.read_text(encoding="utf-8").strip()
     try:
-        preparation = _Preparation(paths, tokenizer_dir, ids, options, partial)
-        preparation.run(workers)
-        manifest = preparation.publish(out, command)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest = publish(plan, work, found, reports, work.tokenizer, ids, command)
+    except DataError:
+        work.remove()  # no corpus comes of it, and other options must not be refused for its sake
+        raise
     _print_summary(out, manifest, perf_counter() - started)
-    return manifest
 
 
-class _Preparation:
-    """The state of one run of `shard_corpus`."""
-
-    def __init__(
-        self, paths: list[Path], tokenizer_dir: Path, ids: SpecialIds, options: ShardOptions, partial: Path
-    ) -> None:
-        self._paths = paths
-        self._tokenizer_dir = tokenizer_dir
-        self._ids = ids
-        self._options = options
-        self._inputs: list[InputInfo] = []
-        self._selection = Selection(options.valid_fraction, options.min_chars, options.keep_duplicates)
-        self._dtype = token_dtype(ids.vocab_size)
-        self._packers: dict[Split, Packer] = {}
-        self._writers: dict[Split, SplitWriter] = {}
-        splits: tuple[Split, ...] = ("train", "valid")
-        for split in splits:
-            self._packers[split] = Packer(options.length, ids.cls, ids.sep, ids.pad, self._dtype)
-            self._writers[split] = SplitWriter(
-                split, partial, options.length, self._dtype, options.shard_rows
-            )
-
-    def run(self, workers: int) -> None:
-        """Read, tokenize, pack and write everything to the working directory."""
-        started = perf_counter()
-        num_tokens = 0
-        total_bytes = sum(path.stat().st_size for path in self._paths)
-        with progress_bar("shard", total_bytes, "B") as bar:
-            for split, tokens in encode_in_order(self._batches(bar), self._tokenizer_dir, workers):
-                if len(tokens) == 0:
-                    self._selection.drop_untokenizable(split)
-                    continue
-                self._writers[split].write(self._packers[split].add(tokens))
-                num_tokens += len(tokens)
-                rate = num_tokens / (perf_counter() - started)
-                bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        for split, packer in self._packers.items():
-            self._writers[split].write(packer.finish())
-            self._writers[split].close()
-        self._check_not_empty()
-
-    def publish(self, out: Path, command: str) -> Manifest:
-        """Give everything its final name; the manifest comes last."""
-        shards = self._writers["train"].publish(out) + self._writers["valid"].publish(out)
-        copy_tokenizer(self._tokenizer_dir, out / TOKENIZER_NAME)
-        sync_file(out)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            sequence_length=self._options.length,
-            token_dtype="uint16" if self._dtype.itemsize == 2 else "uint32",
-            vocab_size=self._ids.vocab_size,
-            tokenizer_sha256=tokenizer_sha256(out / TOKENIZER_NAME),
-            train_tokens=self._writers["train"].tokens,
-            valid_tokens=self._writers["valid"].tokens,
-            documents=self._selection.counts(),
-            inputs=self._inputs,
-            shards=shards,
-            settings=asdict(self._options),
-            command=command,
-            versions=_versions(),
+def _begin(request: Request) -> Plan | None:
+    """The plan, settled in the working directory; None if the corpus is there already."""
+    special_ids(open_tokenizer(request.tokenizer_dir), request.tokenizer_dir)
+    plan = make_plan(request.sources, request.tokenizer_dir, request.settings)
+    work = WorkDir(request.out)
+    if (request.out / MANIFEST_NAME).exists():
+        manifest = read_manifest(request.out)
+        _check_is_the_same(request.out, manifest, plan)
+        work.remove()
+        print(
+            f"{request.out}: already done, {len(manifest.shards)} shards; 'verify' checks them byte by byte"
         )
-        write_manifest(out, manifest)
-        return manifest
-
-    def _batches(self, bar: tqdm) -> Iterator[Batch]:
-        """The selected documents, in batches of a size that does not depend on the workers."""
-        batch = Batch([], [])
-        num_characters = 0
-        for text, split in self._selected(bar):
-            batch.texts.append(text)
-            batch.splits.append(split)
-            num_characters += len(text)
-            if num_characters >= _BATCH_CHARACTERS or len(batch.texts) == _BATCH_DOCUMENTS:
-                yield batch
-                batch, num_characters = Batch([], []), 0
-        if batch.texts:
-            yield batch
-
-    def _selected(self, bar: tqdm) -> Iterator[tuple[str, Split]]:
-        finished_bytes = 0
-        for path in self._paths:
-            num_bytes = path.stat().st_size
-            num_documents = 0
-            for text, position in read_documents(
-                path, self._options.text_field, self._options.text_documents
-            ):
-                num_documents += 1
-                bar.update(finished_bytes + position - bar.n)
-                split = self._selection.choose(text)
-                if split is not None:
-                    yield text, split
-            finished_bytes += num_bytes
-            bar.update(finished_bytes - bar.n)
-            self._inputs.append(InputInfo(path=str(path), bytes=num_bytes, documents=num_documents))
-
-    def _check_not_empty(self) -> None:
-        counts = self._selection.counts()
-        if self._writers["train"].rows == 0:
-            raise DataError(f"no document is left to train on: {_told(counts)}")
-        if self._options.valid_fraction > 0 and self._writers["valid"].rows == 0:
-            raise DataError(
-                f"--valid-fraction {self._options.valid_fraction:g} held out none of {counts.train:,} "
-                "documents; use a larger one, or 0 to do without held-out documents"
-            )
+        return None
+    _check_out(request.out)
+    settle_plan(work, plan)
+    if not work.tokenizer.exists():
+        _copy_tokenizer(request.tokenizer_dir, work.tokenizer)
+    if not work.command.exists():
+        write_atomically(work.command, request.command + "\n")
+    return plan
 
 
-def _check_is_the_same(
-    out: Path, manifest: Manifest, paths: list[Path], tokenizer_hash: str, options: ShardOptions
-) -> None:
+def _tokenize(request: Request, plan: Plan, task: int, num_tasks: int) -> int:
+    """Make the part files of a task; the number of tokens in the new ones."""
+    work = WorkDir(request.out)
+    write_atomically(work.num_tasks, f"{num_tasks}\n")
+    ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
+    job = Task(plan, work, work.tokenizer, ids.vocab_size, request.hook, "huggingface", request.strict)
+    segments = task_segments(plan, task, num_tasks)
+    tokens = 0
+    warned = False
+    for report in tokenize_segments(job, segments, request.workers, request.backend):
+        tokens += report.tokens
+        if report.warning and not warned:
+            print(f"warning: {report.warning}", file=sys.stderr)
+            warned = True
+    return tokens
+
+
+def _copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
+    """Several tasks may do this at once: the first one's copy is the one that stays."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    copy_tokenizer(tokenizer_dir, partial)
+    try:
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan) -> None:
     """Refuse a finished corpus unless this very command would make it again."""
-    differences = [
-        f"--{name.replace('_', '-')} was {manifest.settings.get(name)!r}, now {value!r}"
-        for name, value in asdict(options).items()
-        if manifest.settings.get(name) != value
-    ]
-    if manifest.tokenizer_sha256 != tokenizer_hash:
+    differences = setting_differences(dict(manifest.settings), plan.settings)
+    if manifest.tokenizer_sha256 != plan.tokenizer_sha256:
         differences.append("the tokenizer is another one")
     before = {(entry.path, entry.bytes) for entry in manifest.inputs}
-    now = {(str(path), path.stat().st_size) for path in paths}
+    now = {(entry.path, entry.bytes) for entry in plan.inputs}
     differences += [f"input {path} ({size} bytes) was not there" for path, size in sorted(now - before)]
     differences += [f"input {path} ({size} bytes) is missing now" for path, size in sorted(before - now)]
+    mixed = [(source.name, source.repeat) for source in manifest.sources]
+    if not differences and mixed != [(source.name, source.repeat) for source in plan.sources]:
+        differences.append("the sources are mixed otherwise")
     if differences:
         told = "\n  ".join(differences)
         raise UsageError(
@@ -237,50 +198,36 @@ def _check_is_the_same(
             )
 
 
-def _clear_leftovers(out: Path) -> None:
-    """Remove what a killed preparation left; refuse a directory that holds anything else."""
+def _check_out(out: Path) -> None:
+    """Refuse a directory that holds anything but an unfinished preparation."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a directory")
-    present = sorted(out.iterdir()) if out.is_dir() else []
-    foreign = [path.name for path in present if not _LEFTOVERS.fullmatch(path.name)]
-    if foreign:
+    present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in present if not _OURS.fullmatch(name)]
+    if foreign or (present and WorkDir.NAME not in present):
         raise UsageError(
-            f"--out {out} is not empty and no corpus (it holds {foreign[0]}); name a new directory"
+            f"--out {out} is not empty and no corpus (it holds {(foreign or present)[0]}); "
+            "name a new directory"
         )
-    for path in present:
-        if path.name == _PARTIAL_NAME:
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
-
-
-def _versions() -> dict[str, str]:
-    try:
-        lodestar = metadata.version("lodestar")
-    except metadata.PackageNotFoundError:
-        lodestar = "not installed"
-    return {
-        "lodestar": lodestar,
-        "python": platform.python_version(),
-        "pyarrow": pa.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
-
-
-def _told(counts: DocumentCounts) -> str:
-    dropped = "".join(f", {count:,} {reason}" for reason, count in counts.dropped.items())
-    return (
-        f"{counts.read:,} documents read: {counts.train:,} to train on, {counts.valid:,} held out, "
-        f"{counts.duplicates:,} duplicates{dropped}"
-    )
 
 
 def _print_summary(out: Path, manifest: Manifest, seconds: float) -> None:
-    tokens = manifest.train_tokens + manifest.valid_tokens
-    print(f"{out}: done in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
-    print(f"  documents  {_told(manifest.documents)}")
-    for split, split_tokens in (("train", manifest.train_tokens), ("valid", manifest.valid_tokens)):
-        shards = [shard for shard in manifest.shards if shard.split == split]
-        rows = f"{sum(shard.rows for shard in shards):,} rows of {manifest.sequence_length}"
+    print(f"{out}: done, packed in {seconds:.1f} s")
+    print(f"  documents  {manifest.documents.told()}")
+    T = manifest.sequence_length
+    for split in SPLITS:
+        info, shards = manifest.splits[split], manifest.shards_of(split)
         files = "1 shard" if len(shards) == 1 else f"{len(shards):,} shards"
-        print(f"  {split}      {rows}, {split_tokens:,} tokens, {files}")
+        padding = info.padding / max(1, info.rows * T)
+        print(
+            f"  {split}      {info.rows:,} rows of {T}, {info.tokens:,} tokens, {files}; "
+            f"{padding:.2%} padding, {info.cut_documents:,} of {info.documents:,} documents cut"
+        )
+    if len(manifest.sources) > 1:
+        total = max(1, sum(source.tokens for source in manifest.sources))
+        for source in manifest.sources:
+            told = f"{source.kept:,} of {source.read:,} documents, x {source.repeat:g}"
+            print(f"  source     {source.name}: {told}, {source.tokens / total:.1%} of the tokens")
+    if manifest.documents.damaged:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.documents.damaged.items())
+        print(f"warning: {told}; python -m data_prep inspect {out} --dropped shows where", file=sys.stderr)

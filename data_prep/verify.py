@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data_prep.blocks import read_blocks
 from data_prep.errors import DataError
 from data_prep.files import sha256_file
 from data_prep.format import (
@@ -18,6 +19,7 @@ from data_prep.format import (
     read_manifest,
     tokenizer_sha256,
 )
+from data_prep.packing import Packing, PieceIds, pack_block, unpack
 from data_prep.progress import progress_bar
 from data_prep.tokenizer import SpecialIds, open_tokenizer, special_ids
 
@@ -57,7 +59,8 @@ def verify_corpus(corpus_dir: Path) -> None:
 
 def _manifest_problems(manifest: Manifest) -> Iterator[str]:
     counts = manifest.documents
-    accounted = counts.train + counts.valid + counts.duplicates + sum(counts.dropped.values())
+    accounted = counts.train + counts.valid + counts.duplicates + counts.near_duplicates
+    accounted += sum(counts.dropped.values()) + sum(counts.damaged.values())
     if counts.read != accounted:
         yield f"manifest: {counts.read:,} documents read, but {accounted:,} accounted for"
     from_inputs = sum(entry.documents for entry in manifest.inputs)
@@ -89,10 +92,9 @@ def _checked_special_ids(tokenizer_dir: Path, manifest: Manifest) -> SpecialIds:
 
 
 def _token_count_problems(manifest: Manifest, tokens: dict[Split, int]) -> Iterator[str]:
-    told: dict[Split, int] = {"train": manifest.train_tokens, "valid": manifest.valid_tokens}
-    for split, count in told.items():
-        if tokens[split] != count:
-            yield f"manifest: {count:,} {split} tokens, but the shards hold {tokens[split]:,}"
+    for split, info in manifest.splits.items():
+        if tokens[split] != info.tokens:
+            yield f"manifest: {info.tokens:,} {split} tokens, but the shards hold {tokens[split]:,}"
 
 
 class _ShardCheck:
@@ -108,9 +110,11 @@ class _ShardCheck:
     def problems(self) -> list[str]:
         """All that is wrong with the file; once its bytes are wrong, its rows are not looked at."""
         try:
-            found = self._byte_problems() or list(self._row_problems())
+            found = self._byte_problems() or list(self._row_problems()) or list(self._block_problems())
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             found = [f"not a readable shard: {error}"]
+        except DataError as error:
+            found = [str(error)]
         return [f"{self._info.name}: {problem}" for problem in found]
 
     def _byte_problems(self) -> list[str]:
@@ -143,6 +147,23 @@ class _ShardCheck:
                 num_rows += batch.num_rows
         if num_rows != self._info.rows:
             yield f"{num_rows:,} rows, the manifest says {self._info.rows:,}"
+
+    def _block_problems(self) -> Iterator[str]:
+        """Packing a block's documents once more must give the very rows that are there."""
+        if self._ids is None:
+            return
+        settings = self._manifest.settings
+        packing: Packing = settings["packing"]  # type: ignore[assignment]
+        ids = PieceIds(self._ids.cls, self._ids.sep, self._ids.pad)
+        for number, block in enumerate(read_blocks(self._path, self._info)):
+            tokens, lengths = unpack(block, ids.sep)
+            if not lengths.all():
+                yield f"block {number}: its documents are not numbered from 0 on without gaps"
+                continue
+            seed = int(settings["seed"] or 0)
+            again = pack_block(tokens, lengths, self._manifest.sequence_length, packing, seed, ids)
+            if not all(np.array_equal(there, made) for there, made in zip(block, again)):
+                yield f"block {number}: its documents, packed again, give other rows or another order"
 
     def _batch_problems(
         self, ids: npt.NDArray, lengths: npt.NDArray, pieces_per_row: npt.NDArray

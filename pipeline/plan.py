@@ -68,7 +68,7 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
     allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
     memory = estimate_memory(recipe, config, manifest, parameters, template, allocation, world.world_size)
     rows = sum(shard.rows for shard in manifest.shards_of("train"))
-    tokens_per_row = manifest.train_tokens / rows
+    tokens_per_row = manifest.splits["train"].tokens / rows
     trained_rows = recipe.train.num_steps * recipe.train.global_batch_size
     return {
         "parameters": parameters,

@@ -76,7 +76,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_documents: Path, 
     path = tmp_path_factory.mktemp("corpora") / "tiny"
     _prepare(
         *("shard", tiny_documents, "--tokenizer", tiny_tokenizer, "--out", path, "--workers", 1),
-        *("--length", TINY_LENGTH, "--valid-fraction", 0.2, "--shard-rows", 500),
+        *("--length", TINY_LENGTH, "--valid-fraction", 0.2, "--shards", 3),
     )
     return path
 

@@ -1,5 +1,6 @@
 """A corpus split as one array of rows, over its memory-mapped shards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 from data_prep.format import TOKENIZER_NAME, Manifest, Shard, Split, read_manifest
 from pipeline.errors import DataError
+
+_PADDING = np.zeros(1, dtype=np.uint16)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,37 @@ class CorpusRows(NamedTuple):
     ends: npt.NDArray[np.int32]
 
 
+def piece_borders(
+    pieces: Sequence[npt.NDArray[np.uint16]], num_positions: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Where the document pieces of n rows begin and end, for each of T positions.
+
+    Args:
+        pieces: token counts of each row's pieces, n arrays; they sum to at most T.
+        num_positions: T.
+
+    Returns:
+        `lengths`, `starts` and `ends` as in CorpusRows.
+    """
+    # A row's padding is one more piece, of a size not known yet: with it every row sums to T, and one pass
+    # over the pieces of all rows, end to end, does for all.
+    sizes = np.concatenate([part for row in pieces for part in (row, _PADDING)], dtype=np.int64)
+    padding = np.cumsum([len(row) + 1 for row in pieces]) - 1
+    tokens_before = np.cumsum(sizes)[padding]
+    lengths = np.diff(tokens_before, prepend=0)
+    sizes[padding] = num_positions - lengths
+
+    starts = (np.cumsum(sizes) - sizes) % num_positions
+    ends = starts + sizes
+    starts[padding] = ends[padding] = 0
+    shape = (len(pieces), num_positions)
+    return (
+        lengths,
+        np.repeat(starts.astype(np.int32), sizes).reshape(shape),
+        np.repeat(ends.astype(np.int32), sizes).reshape(shape),
+    )
+
+
 class CorpusSplit:
     """The rows of one split, numbered through its shards."""
 
@@ -85,21 +119,17 @@ class CorpusSplit:
         self.num_rows = int(self._first_rows[-1])
 
     def read(self, rows: npt.NDArray[np.int64]) -> CorpusRows:
-        """The given rows (n,)."""
-        shape = (len(rows), self.sequence_length)
-        input_ids = np.empty(shape, dtype=np.int64)
-        lengths = np.empty(len(rows), dtype=np.int64)
-        starts, ends = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+        """The given rows (n,), at least one."""
+        input_ids = np.empty((len(rows), self.sequence_length), dtype=np.int64)
+        pieces: list[npt.NDArray[np.uint16]] = []
         shard_of_row = np.searchsorted(self._first_rows, rows, side="right") - 1
-        for index, (row, shard) in enumerate(zip(rows.tolist(), shard_of_row.tolist())):
-            local = row - int(self._first_rows[shard])
-            input_ids[index] = self._shards[shard].input_ids(local)
-            pieces = self._shards[shard].segments(local).astype(np.int32)
-            borders = np.cumsum(pieces, dtype=np.int32)
-            lengths[index] = length = borders[-1] if len(borders) else 0
-            starts[index, :length] = np.repeat(borders - pieces, pieces)
-            ends[index, :length] = np.repeat(borders, pieces)
-        return CorpusRows(input_ids, lengths, starts, ends)
+        rows_in_shard = rows - self._first_rows[shard_of_row]
+        # Rows that are trained together lie anywhere, mostly in different record batches: nothing to gain
+        # from grouping them, so what is done row by row is only what must be.
+        for index, (shard, row) in enumerate(zip(shard_of_row.tolist(), rows_in_shard.tolist())):
+            input_ids[index] = self._shards[shard].input_ids(row)
+            pieces.append(self._shards[shard].segments(row))
+        return CorpusRows(input_ids, *piece_borders(pieces, self.sequence_length))
 
     def token_counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
         """How often each id occurs in the split, padding included, shape (vocab_size,)."""

@@ -6,14 +6,17 @@ round(rate * ordinary tokens), at least one, so that tensors have one shape and 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.counter_rng import make_keys, random_bits, to_unit
+from pipeline.data.counter_rng import UInt64s, make_keys, random_bits, to_unit
 
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out by default
 _MASK_STREAM = 0x6D61736B  # keeps masks independent of every other use of the same seed
+_COLUMN_BITS = np.uint64(0xFFFF)  # rows have at most 65535 tokens
+_NOT_ORDINARY = np.uint64(1 << 63)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,17 @@ class MaskingRule:
     random_share: float
     mask_id: int
     ordinary_ids: npt.NDArray[np.int64]
+
+    def is_ordinary(self, token_ids: npt.NDArray) -> npt.NDArray[np.bool_]:
+        """Which of some token ids, of any shape, are ordinary ones."""
+        return self._is_ordinary_id.take(token_ids, mode="clip")
+
+    @cached_property
+    def _is_ordinary_id(self) -> npt.NDArray[np.bool_]:
+        """By id; the last stands for all greater ones, too."""
+        table = np.zeros(int(self.ordinary_ids.max(initial=-1)) + 2, dtype=np.bool_)
+        table[self.ordinary_ids] = True
+        return table
 
     def max_predictions(self, sequence_length: int) -> int:
         """Width K of the prediction tensors for rows of this length."""
@@ -53,13 +67,13 @@ def mask_rows(
     keys = make_keys(_MASK_STREAM, seed, epochs, rows)
     draws = random_bits(np.broadcast_to(keys, (num_rows,)), length + 2 * width)
 
-    is_ordinary = np.isin(input_ids, rule.ordinary_ids)
-    wanted = np.maximum(np.rint(rule.rate * is_ordinary.sum(1)), 1).astype(np.int64)
-    # The rule's K smallest of one draw per token are a uniform choice without replacement.
-    priority = np.where(is_ordinary, to_unit(draws[:, :length]), np.inf)
-    positions = np.argsort(priority, axis=1, kind="stable")[:, :width]
-    chosen = np.arange(width) < np.minimum(wanted, is_ordinary.sum(1))[:, None]
-    originals = np.take_along_axis(input_ids, positions, 1).astype(np.int64)
+    is_ordinary = rule.is_ordinary(input_ids)
+    num_ordinary = np.count_nonzero(is_ordinary, axis=1)
+    wanted = np.minimum(np.maximum(np.rint(rule.rate * num_ordinary), 1), num_ordinary)
+    chosen = np.arange(width) < wanted[:, None]
+    positions = _in_random_order(is_ordinary, draws[:, :length])[:, :width]
+    row = np.arange(num_rows)[:, None]
+    originals = input_ids[row, positions].astype(np.int64, copy=False)
 
     kind = to_unit(draws[:, length : length + width])
     random_index = draws[:, length + width :] % np.uint64(len(rule.ordinary_ids))
@@ -68,9 +82,23 @@ def mask_rows(
     replacement = np.where(is_random, rule.ordinary_ids[random_index], replacement)
 
     corrupted = input_ids.astype(np.int64)
-    np.put_along_axis(corrupted, positions, np.where(chosen, replacement, originals), 1)
+    corrupted[row, positions] = np.where(chosen, replacement, originals)
     return MaskedRows(
         input_ids=corrupted,
         positions=np.where(chosen, positions, 0),
         labels=np.where(chosen, originals, IGNORED_LABEL),
     )
+
+
+def _in_random_order(is_ordinary: npt.NDArray[np.bool_], draws: UInt64s) -> npt.NDArray[np.int64]:
+    """Columns of each row (n, T) by their draws (n, T), those of ordinary tokens first.
+
+    Of columns with distinct draws the first k are a uniform choice without replacement, for every k. To sort
+    plain integers is several times faster than to sort indices; hence each column's number takes the lowest
+    bits of its draw, and the highest says whether it may be chosen.
+    """
+    order = (draws >> np.uint64(1)) & ~_COLUMN_BITS
+    order |= np.arange(draws.shape[1], dtype=np.uint64)
+    order |= ~is_ordinary * _NOT_ORDINARY
+    order.sort(axis=1)
+    return (order & _COLUMN_BITS).astype(np.int64)

@@ -59,7 +59,7 @@ def corpus_copy(made_corpus: Path, tmp_path: Path) -> Path:
 
 
 def shard_arguments(documents: Path, tokenizer: Path, out: Path, *more: str) -> list[str]:
-    fixed = ["--length", "64", "--valid-fraction", "0.05", "--shard-rows", "3000"]
+    fixed = ["--length", "64", "--valid-fraction", "0.05", "--shards", "3"]
     return ["shard", str(documents), "--tokenizer", str(tokenizer), "--out", str(out), *fixed, *more]
 
 

@@ -16,7 +16,7 @@ from data_prep.parallel import available_cores
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.mark.parametrize("command", ["sample", "tokenizer", "shard", "inspect", "verify"])
+@pytest.mark.parametrize("command", ["sample", "tokenizer", "shard", "merge", "repack", "inspect", "verify"])
 def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -30,6 +30,8 @@ def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str
         ([], "the following arguments are required: COMMAND"),
         (["shrad"], "invalid choice: 'shrad'"),
         (["shard", "a.txt"], "the following arguments are required: --tokenizer, --out, --length"),
+        (["shard", "a", "--packing", "tight"], "invalid choice: 'tight'"),
+        (["shard", "a", "--max-symbols", "2"], "'2' is not a number from 0 to 1"),
         (
             ["shard", "a", "--tokenizer", "t", "--out", "o", "--length", "7"],
             "'7' is not a whole number from 8 to",
@@ -56,7 +58,7 @@ def test_a_wrong_command_line_exits_64(
 @pytest.mark.parametrize(
     ("raised", "code", "told"),
     [
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what is finished is kept, the same command goes on\n"),
         (
             OSError(28, "No space left on device", "x.arrow"),
             74,
@@ -75,7 +77,7 @@ def test_exit_codes_of_what_goes_wrong(
     def go_wrong(arguments: object, command: str) -> None:
         raise raised
 
-    monkeypatch.setitem(cli._COMMANDS, "verify", go_wrong)
+    monkeypatch.setattr(cli.verify, "run", go_wrong)
     assert cli.main(["verify", "x"]) == code
     error = capsys.readouterr().err
     assert told in error
@@ -112,14 +114,14 @@ def test_ctrl_c_stops_everything_at_once(
         # Under nohup or in the background of a script, SIGINT is ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not any((tmp_path / "out").glob(".partial/train-*.arrow")):
+    while not any((tmp_path / "out").glob(".work/parts/*.part")):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "interrupted\n"
-    assert not any((tmp_path / "out").iterdir())
+    assert error == "interrupted; what is finished is kept, the same command goes on\n"
+    assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 def test_a_closed_pipe_is_no_error(made_corpus: Path, repository: Path) -> None:

@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,14 +11,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from data_prep.__main__ import main
-from data_prep.format import Manifest, Shard, Split, read_manifest, token_dtype
-from data_prep.selection import Selection
+from data_prep.blocks import read_blocks
+from data_prep.format import Shard, Split, read_manifest, token_dtype
+from data_prep.packing import unpack
+from data_prep.selection import digest_of, split_of
 
 ShardCommand = Callable[..., list[str]]
 
 
 def shard_bytes(corpus: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(corpus.glob("*.arrow"))}
+    names = [*corpus.glob("*.arrow"), corpus / "dropped.jsonl"]
+    return {path.name: path.read_bytes() for path in sorted(names)}
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
@@ -30,56 +29,66 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def documents_in(corpus: Path, manifest: Manifest, split: Split) -> Iterator[list[int]]:
-    """The split's documents as token ids, put together again from the pieces of the rows."""
-    document: list[int] = []
+def documents_in(corpus: Path, split: Split) -> Iterator[list[int]]:
+    """The split's documents as token ids, in the order in which they were packed."""
+    manifest = read_manifest(corpus)
     for info in manifest.shards_of(split):
-        shard = Shard(corpus / info.name, manifest.sequence_length)
-        for row in range(shard.rows):
-            ids, start = shard.input_ids(row).tolist(), 0
-            lengths = shard.segments(row).tolist()
-            for index, length in enumerate(lengths):
-                piece = ids[start : start + length]
-                start += length
-                document += [token for token in piece if token > 4]
-                if index < len(lengths) - 1 or start < manifest.sequence_length:
-                    yield document
-                    document = []
-    if document:
-        yield document
+        for block in read_blocks(corpus / info.name, info):
+            tokens, lengths = unpack(block, sep_id=2)
+            yield from (piece.tolist() for piece in np.split(tokens, np.cumsum(lengths)[:-1]))
+
+
+def texts_in(corpus: Path, split: Split) -> list[str]:
+    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
+    return [tokenizer.decode(ids) for ids in documents_in(corpus, split)]
 
 
 def test_the_corpus_holds_the_documents(made_corpus: Path, documents_file: Path) -> None:
-    manifest = read_manifest(made_corpus)
-    tokenizer = Tokenizer.from_file(str(made_corpus / "tokenizer" / "tokenizer.json"))
     texts = [json.loads(line)["text"] for line in documents_file.read_text().splitlines()]
-    selection = Selection(0.05, 0, keep_duplicates=False)
-    splits = [selection.choose(text) for text in texts]
     for split in ("train", "valid"):
-        expected = [text for text, chosen in zip(texts, splits) if chosen == split]
-        # A document that ends where its row ends runs into the next one here, so join them all.
-        found = "".join(tokenizer.decode(ids) for ids in documents_in(made_corpus, manifest, split))
-        assert found == "".join(expected)
+        expected = [text for text in texts if split_of(digest_of(text), 0.05) == split]
+        assert sorted(texts_in(made_corpus, split)) == sorted(expected)
+
+
+def test_neighbours_in_the_corpus_are_none_in_the_source(made_corpus: Path, documents_file: Path) -> None:
+    place = {
+        json.loads(line)["text"]: number
+        for number, line in enumerate(documents_file.read_text().splitlines())
+    }
+    order = [place[text] for text in texts_in(made_corpus, "train")]
+    assert (np.abs(np.diff(order)) <= 1).mean() < 0.01
+    thirds = np.array_split(np.array(order), 3)
+    assert all(abs(third.mean() - 1500) < 150 for third in thirds)
 
 
 def test_the_manifest_counts_what_is_there(made_corpus: Path, documents_file: Path) -> None:
     manifest = read_manifest(made_corpus)
-    assert [info.name for info in manifest.shards] == sorted(shard_bytes(made_corpus))
+    assert [info.name for info in manifest.shards] == sorted(
+        path.name for path in made_corpus.glob("*.arrow")
+    )
     assert len(manifest.shards_of("train")) == 3
-    assert [info.rows for info in manifest.shards_of("train")][:-1] == [3000, 3000]
-    for split, tokens in (("train", manifest.train_tokens), ("valid", manifest.valid_tokens)):
-        rows = sum(info.rows for info in manifest.shards_of(split))
-        assert (rows - 1) * 64 < tokens <= rows * 64
+    for split, info in manifest.splits.items():
+        shards = manifest.shards_of(split)
+        assert info.rows == sum(shard.rows for shard in shards)
+        assert (info.rows - len(shards)) * 64 < info.tokens <= info.rows * 64
+        assert info.padding == info.rows * 64 - info.tokens
+        assert info.documents == len(list(documents_in(made_corpus, split)))
+        assert 0 < info.cut_documents <= info.documents
     documents = manifest.documents
     assert documents.read == documents.train + documents.valid == 3000
+    assert manifest.splits["train"].documents == documents.train
     assert [tuple(entry) for entry in manifest.inputs[0]] == [
         ("path", str(documents_file)),
         ("bytes", documents_file.stat().st_size),
         ("documents", 3000),
     ]
+    (source,) = manifest.sources
+    assert (source.read, source.kept) == (3000, 3000)
+    content = sum(len(ids) for split in ("train", "valid") for ids in documents_in(made_corpus, split))
+    assert source.tokens == content
     assert manifest.command.startswith("python -m data_prep shard ")
     assert "workers" not in manifest.settings
-    assert set(manifest.versions) == {"lodestar", "python", "pyarrow", "tokenizers"}
+    assert set(manifest.versions) == {"lodestar", "python", "pyarrow", "tokenizers", "zstandard"}
     present = {path.name for path in made_corpus.iterdir()}
     assert present == {"manifest.json", "tokenizer", *shard_bytes(made_corpus)}
 
@@ -92,63 +101,65 @@ def test_the_number_of_workers_does_not_show(
     assert shard_bytes(tmp_path / "two") == shard_bytes(made_corpus)
 
 
-def test_killed_and_started_again(
+def test_how_the_input_is_stored_does_not_show(
+    made_corpus: Path, documents_file: Path, tokenizer_dir: Path, tmp_path: Path, shard_command: ShardCommand
+) -> None:
+    """The order of the corpus is drawn from the texts, so files and their order do not matter either."""
+    lines = documents_file.read_text().splitlines(keepends=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("".join(lines[2000:]))
+    (tmp_path / "in" / "b.jsonl").write_text("".join(lines[:2000]))
+    arguments = shard_command(tmp_path / "in", tokenizer_dir, tmp_path / "out", "--workers", "1")
+    assert main(arguments) == 0
+    assert shard_bytes(tmp_path / "out") == shard_bytes(made_corpus)
+
+
+def test_another_seed_is_another_order(
+    made_corpus: Path, documents_file: Path, tokenizer_dir: Path, tmp_path: Path, shard_command: ShardCommand
+) -> None:
+    arguments = shard_command(documents_file, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    assert main([*arguments, "--seed", "1"]) == 0
+    first, second = texts_in(made_corpus, "train"), texts_in(tmp_path / "out", "train")
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+@pytest.mark.parametrize("packing", ["document", "best-fit"])
+def test_other_packings(
     documents_file: Path,
     tokenizer_dir: Path,
     made_corpus: Path,
     tmp_path: Path,
     shard_command: ShardCommand,
-    repository: Path,
+    packing: str,
 ) -> None:
-    """SIGKILL while shards are being written: nothing is published, no worker stays, a rerun is exact."""
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "data_prep", *shard_command(documents_file, tokenizer_dir, out)]
-    process = subprocess.Popen([*command, "--workers", "2"], cwd=repository, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: any(out.glob(".partial/train-*.arrow")) or process.poll() is not None)
-        workers = [
-            int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        ]
-    finally:
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert workers
-    wait_until(lambda: not any(is_running(pid) for pid in workers))
-    assert not (out / "manifest.json").exists()
-    assert not shard_bytes(out)
-    assert main(shard_command(documents_file, tokenizer_dir, out)) == 0
-    assert shard_bytes(out) == shard_bytes(made_corpus)
-    assert not (out / ".partial").exists()
+    arguments = shard_command(documents_file, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    assert main([*arguments, "--packing", packing]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert texts_in(tmp_path / "out", "train") == texts_in(made_corpus, "train")
+    info = read_manifest(tmp_path / "out").splits["train"]
+    assert info.padding > 0
+    assert info.rows * 64 == info.tokens + info.padding
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_leftovers_of_a_killed_publication_are_cleared(
+def test_leftovers_of_an_interrupted_publication_are_finished(
     documents_file: Path, tokenizer_dir: Path, made_corpus: Path, tmp_path: Path, shard_command: ShardCommand
 ) -> None:
+    """Killed between the first shard's final name and the manifest."""
     out = tmp_path / "left"
-    (out / ".partial").mkdir(parents=True)
-    (out / ".partial" / "valid-00000.arrow").touch()
-    (out / "train-00000-of-00009.arrow").touch()
-    (out / ".manifest.json.123.partial").touch()
-    (out / "tokenizer").mkdir()
-    (out / "tokenizer" / "vocab.txt").touch()
-    assert main(shard_command(documents_file, tokenizer_dir, out)) == 0
+    arguments = shard_command(documents_file, tokenizer_dir, out, "--workers", "1")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def die(*arguments: object) -> None:
+            raise OSError("killed here")
+
+        patch.setattr("data_prep.stages.publish.copy_tokenizer", die)
+        assert main(arguments) == 74
+    assert (out / "train-00000-of-00003.arrow").exists()
+    assert not (out / "manifest.json").exists()
+    assert main(arguments) == 0
     assert shard_bytes(out) == shard_bytes(made_corpus)
     assert {path.name for path in out.iterdir()} == {path.name for path in made_corpus.iterdir()}
-    assert not (out / "tokenizer" / "vocab.txt").exists()
 
 
 def test_a_finished_corpus_is_left_alone(
@@ -180,6 +191,27 @@ def test_a_finished_corpus_is_left_alone(
     assert "train-00001-of-00003.arrow is missing or cut short" in capsys.readouterr().err
 
 
+def test_an_unfinished_corpus_is_not_mixed_with_another(
+    documents_file: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    shard_command: ShardCommand,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    documents = tmp_path / "documents.jsonl"
+    shutil.copyfile(documents_file, documents)
+    out = tmp_path / "out"
+    task = ["--task", "0/2", "--workers", "1"]
+    assert main(shard_command(documents, tokenizer_dir, out, *task)) == 0
+    assert main(shard_command(documents, tokenizer_dir, out, "--seed", "3", *task)) == 64
+    told = capsys.readouterr().err
+    assert "holds the beginnings of a corpus made otherwise:\n  --seed was 0, now 3" in told
+    with documents.open("a") as file:
+        file.write('{"text": "one more"}\n')
+    assert main(shard_command(documents, tokenizer_dir, out, *task)) == 64
+    assert f"input {documents} has been changed since" in capsys.readouterr().err
+
+
 def test_a_directory_in_use_is_refused(
     documents_file: Path,
     tokenizer_dir: Path,
@@ -193,6 +225,10 @@ def test_a_directory_in_use_is_refused(
     assert main(shard_command(documents_file, tokenizer_dir, tmp_path / "thesis.tex")) == 64
     assert "is a file" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train-00000-of-00001.arrow").write_text("precious too")
+    assert main(shard_command(documents_file, tokenizer_dir, tmp_path / "mine")) == 64
+    assert (tmp_path / "mine" / "train-00000-of-00001.arrow").read_text() == "precious too"
 
 
 def test_documents_are_dropped_and_counted(
@@ -200,27 +236,58 @@ def test_documents_are_dropped_and_counted(
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    write_jsonl(folder / "a.jsonl", ["karo miten", "sul", "", "karo miten", "ba qui dor"])
+    write_jsonl(folder / "a.jsonl", ["karo miten", "sul", "", "karo miten", "ba qui dor", "spam " * 200])
     (folder / "b.txt").write_text("karo miten\n\nlo ves et\nan\n")
     arguments = ["--length", "8", "--valid-fraction", "0", "--min-chars", "4", "--text-documents", "block"]
     common = ["shard", str(folder), "--tokenizer", str(tokenizer_dir), *arguments, "--workers", "1"]
     assert main([*common, "--out", str(tmp_path / "out")]) == 0
-    documents = read_manifest(tmp_path / "out").documents
-    assert (documents.read, documents.train, documents.valid, documents.duplicates) == (7, 3, 0, 2)
-    assert documents.dropped == {"empty": 1, "too short": 1}
-    assert "3 to train on, 0 held out, 2 duplicates, 1 empty, 1 too short" in capsys.readouterr().out
-    assert [entry.documents for entry in read_manifest(tmp_path / "out").inputs] == [5, 2]
-    assert not read_manifest(tmp_path / "out").shards_of("valid")
+    manifest = read_manifest(tmp_path / "out")
+    documents = manifest.documents
+    assert (documents.read, documents.train, documents.valid, documents.duplicates) == (8, 3, 0, 2)
+    assert documents.dropped == {"empty": 1, "too repetitive": 1, "too short": 1}
+    told = "3 to train on, 0 held out, 2 duplicates, 1 empty, 1 too repetitive, 1 too short"
+    assert told in capsys.readouterr().out
+    assert [entry.documents for entry in manifest.inputs] == [6, 2]
+    assert not manifest.shards_of("valid")
+    samples = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert {sample["reason"]: sample["text"][:9] for sample in samples} == {
+        "empty": "",
+        "too repetitive": "spam spam",
+        "too short": "sul",
+    }
+    assert {sample["where"] for sample in samples} == {str(folder / "a.jsonl")}
     assert main([*common, "--out", str(tmp_path / "kept"), "--keep-duplicates"]) == 0
     assert read_manifest(tmp_path / "kept").documents.train == 5
+    assert sorted(texts_in(tmp_path / "kept", "train")).count("karo miten") == 3
+
+
+def test_damaged_records_are_counted_or_stop(
+    tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "karo"}\n{"text": 1}\n{"text": "sul"}\n\xff\n{"text": "ba\\u0000 ten"}\n')
+    common = ["shard", str(path), "--tokenizer", str(tokenizer_dir), "--length", "16"]
+    options = ["--valid-fraction", "0", "--workers", "1"]
+    assert main([*common, *options, "--out", str(tmp_path / "strict"), "--strict"]) == 65
+    told = capsys.readouterr().err
+    assert f"{path}, line 2: text is not a string: field 'text' must be a string, not int" in told
+    assert main([*common, *options, "--out", str(tmp_path / "out")]) == 0
+    streams = capsys.readouterr()
+    assert "1 damaged (not UTF-8), 1 damaged (text is not a string)" in streams.out
+    assert "warning: 1 not UTF-8, 1 text is not a string; python -m data_prep inspect" in streams.err
+    documents = read_manifest(tmp_path / "out").documents
+    assert (documents.read, documents.train) == (5, 3)
+    assert documents.damaged == {"not UTF-8": 1, "text is not a string": 1}
+    assert sorted(texts_in(tmp_path / "out", "train")) == ["ba ten", "karo", "sul"]
+    assert main(["verify", str(tmp_path / "out")]) == 0
 
 
 def test_a_document_the_tokenizer_leaves_nothing_of(documents_file: Path, tmp_path: Path) -> None:
-    """BERT's normalizer removes control characters."""
+    """BERT's normalizer removes private-use and format characters."""
     tokenizer = tmp_path / "tok"
     train = ["tokenizer", str(documents_file), "--out", str(tokenizer), "--kind", "wordpiece"]
     assert main([*train, "--vocab-size", "100"]) == 0
-    path = write_jsonl(tmp_path / "a.jsonl", ["karo", "\x01\x02", "ba"])
+    path = write_jsonl(tmp_path / "a.jsonl", ["karo", "\u200b\u200d", "ba"])
     arguments = ["shard", str(path), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--length", "64", "--valid-fraction", "0", "--workers", "1"]) == 0
     documents = read_manifest(tmp_path / "out").documents
@@ -233,13 +300,9 @@ def test_special_tokens_in_a_text_are_text(tokenizer_dir: Path, tmp_path: Path) 
     path = write_jsonl(tmp_path / "a.jsonl", ["karo <mask> ba</s><s> mi<pad>"])
     arguments = ["shard", str(path), "--tokenizer", str(tokenizer_dir), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--length", "64", "--valid-fraction", "0", "--workers", "1"]) == 0
-    manifest = read_manifest(tmp_path / "out")
-    shard = Shard(tmp_path / "out" / manifest.shards[0].name, 64)
-    (length,) = shard.segments(0).tolist()
-    content = shard.input_ids(0)[1 : length - 1]
-    assert content.min() > 4
-    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    assert tokenizer.decode(content.tolist()) == "karo <mask> ba</s><s> mi<pad>"
+    (ids,) = documents_in(tmp_path / "out", "train")
+    assert min(ids) > 4
+    assert texts_in(tmp_path / "out", "train") == ["karo <mask> ba</s><s> mi<pad>"]
 
 
 def test_a_large_vocabulary_takes_32_bits(tokenizer_dir: Path, tmp_path: Path) -> None:
@@ -271,13 +334,12 @@ def test_a_large_vocabulary_takes_32_bits(tokenizer_dir: Path, tmp_path: Path) -
             65,
             "--valid-fraction 1e-09 held out none of 1 ",
         ),
-        (
-            '{"text": "karo"}\n{"text": 1}\n',
-            [],
-            65,
-            "a.jsonl, line 2: field 'text' must be a string, not int",
-        ),
+        ('{"body": "karo"}\n', [], 65, "no field 'text'; its fields are 'body'; name those"),
         ('{"text": "karo"}\n', ["--tokenizer", "gone"], 65, "gone: no tokenizer.json; make one with"),
+        ('{"text": "karo"}\n', ["--filter", "nowhere:f"], 64, "nowhere"),
+        ('{"text": "karo"}\n', ["--task", "2/2"], 64, "--task 2/2: expected I/N with I from 0 to N-1"),
+        ('{"text": "karo"}\n', ["--task", "slurm"], 64, "--task slurm: this is no job of an array"),
+        ('{"text": "karo"}\n', ["--mix", "m.yaml"], 64, "name either INPUT files or a --mix file"),
     ],
 )
 def test_what_cannot_be_sharded_is_told(

@@ -7,8 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data_prep.blocks import read_blocks
 from data_prep.errors import DataError
-from data_prep.format import ROWS_PER_BATCH, Shard, ShardWriter, read_manifest, token_dtype
+from data_prep.format import (
+    ROWS_PER_BATCH,
+    PackedRows,
+    Shard,
+    ShardInfo,
+    ShardWriter,
+    read_manifest,
+    token_dtype,
+)
+from data_prep.packing import PieceIds, fill, place
+from tests.shard_files import write_rows
 
 T = 16
 
@@ -17,11 +28,37 @@ def written_shard(path: Path, num_rows: int, dtype: type) -> tuple[np.ndarray, l
     generator = np.random.default_rng(0)
     ids = generator.integers(0, np.iinfo(dtype).max, (num_rows, T), endpoint=True, dtype=dtype)
     segments = [[3 + row % 5, 8] if row % 3 else [T] for row in range(num_rows)]
-    writer = ShardWriter(path, T, np.dtype(dtype))
-    for row in range(num_rows):
-        writer.add(ids[row], segments[row])
-    writer.close()
+    write_rows(path, T, dtype, zip(ids, segments))
     return ids, segments
+
+
+@pytest.mark.parametrize("blocks", [[5, 2000, 48, 1], [1024, 1024], [1023, 2]])
+def test_blocks_share_record_batches(tmp_path: Path, blocks: list[int]) -> None:
+    """Every batch but the last is full, wherever blocks end."""
+    path = tmp_path / "rows.arrow"
+    writer = ShardWriter(path, T, np.dtype(np.uint16))
+    lengths = np.full(sum(blocks), T - 2, dtype=np.int64)
+    tokens = np.arange(lengths.sum(), dtype=np.uint16)
+    rows = fill(place(lengths, T, "document"), tokens, lengths, T, PieceIds(1, 2, 0))
+    start = 0
+    for size in blocks:
+        part = slice(start, start + size)
+        writer.write(PackedRows(*(column[part] for column in rows)))
+        start += size
+    writer.close()
+    assert writer.blocks == blocks
+    shard = Shard(path, T)
+    assert all(len(batch) == ROWS_PER_BATCH for batch in shard.batches()[:-1])
+    assert (np.concatenate(shard.batches()) == rows.input_ids).all()
+    info = ShardInfo(name=path.name, split="train", rows=start, bytes=0, sha256="", blocks=blocks)
+    found = list(read_blocks(path, info))
+    assert [len(block.input_ids) for block in found] == blocks
+    for name in PackedRows._fields:
+        assert (
+            np.concatenate([getattr(block, name) for block in found]).tolist() == getattr(rows, name).tolist()
+        )
+    with pytest.raises(DataError, match=r"its rows are not those of the manifest"):
+        list(read_blocks(path, info.model_copy(update={"blocks": [*blocks, 1]})))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -51,7 +88,7 @@ def test_datasets_and_pyarrow_open_a_shard(made_corpus: Path) -> None:
     shard = Shard(path, 64)
     dataset = datasets.Dataset.from_file(str(path)).with_format("numpy")
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    assert len(dataset) == table.num_rows == shard.rows == info.rows == 3000
+    assert len(dataset) == table.num_rows == shard.rows == info.rows > ROWS_PER_BATCH
     for row in (0, ROWS_PER_BATCH, info.rows - 1):
         assert dataset[row]["input_ids"].tolist() == shard.input_ids(row).tolist()
         assert dataset[row]["segments"].tolist() == shard.segments(row).tolist()

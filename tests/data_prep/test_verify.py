@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.format import ShardWriter, read_manifest, write_manifest
+from data_prep.blocks import read_blocks
+from data_prep.format import PackedRows, ShardWriter, read_manifest, write_manifest
+from tests.shard_files import write_rows
 
 TRAIN = "train-00001-of-00003.arrow"
 VALID = "valid-00000-of-00001.arrow"
@@ -75,14 +77,20 @@ def test_a_bad_manifest(
 @pytest.mark.parametrize(
     ("field", "told"),
     [
-        ("train_tokens", "train tokens, but the shards hold"),
-        ("vocab_size", "400 ids, the manifest says 401"),
+        (["splits", "train", "tokens"], "train tokens, but the shards hold"),
+        (["vocab_size"], "400 ids, the manifest says 401"),
+        (["settings", "seed"], "block 0: its documents, packed again, give other rows or another order"),
     ],
 )
 def test_a_wrong_number_in_the_manifest(
-    corpus_copy: Path, capsys: pytest.CaptureFixture[str], field: str, told: str
+    corpus_copy: Path, capsys: pytest.CaptureFixture[str], field: list[str], told: str
 ) -> None:
-    edit_manifest(corpus_copy, lambda value: value.update({field: value[field] + 1}))
+    def edit(value: dict) -> None:
+        for key in field[:-1]:
+            value = value[key]
+        value[field[-1]] += 1
+
+    edit_manifest(corpus_copy, edit)
     assert told in problems(corpus_copy, capsys)
 
 
@@ -94,8 +102,27 @@ def test_documents_that_do_not_add_up(corpus_copy: Path, capsys: pytest.CaptureF
 
 
 def test_a_wrong_row_count(corpus_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit_manifest(corpus_copy, lambda value: value["shards"][1].update(rows=2999))
-    assert f"{TRAIN}: 3,000 rows, the manifest says 2,999" in problems(corpus_copy, capsys)
+    rows = read_manifest(corpus_copy).shards[1].rows
+    edit_manifest(corpus_copy, lambda value: value["shards"][1].update(rows=rows - 1))
+    assert f"{TRAIN}: {rows:,} rows, the manifest says {rows - 1:,}" in problems(corpus_copy, capsys)
+
+
+def test_rows_in_another_order(corpus_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows that are right one by one, and yet not those that the seed gives."""
+    path = corpus_copy / VALID
+    info = read_manifest(corpus_copy).shards_of("valid")[0]
+    (block,) = read_blocks(path, info)
+    assert (block.num_pieces[:2] > 0).all()
+    first = int(block.num_pieces[0] + block.num_pieces[1])
+    order = [*range(int(block.num_pieces[0]), first), *range(int(block.num_pieces[0]))]
+    order += range(first, len(block.segments))
+    rows = [1, 0, *range(2, len(block.input_ids))]
+    pieces = [column[order] for column in (block.segments, block.documents, block.offsets)]
+    writer = ShardWriter(path, T, np.dtype(np.uint16))
+    writer.write(PackedRows(block.input_ids[rows], block.num_pieces[rows], *pieces))
+    writer.close()
+    adopt(corpus_copy, path, rows=info.rows, blocks=info.blocks)
+    assert f"{VALID}: block 0: its documents, packed again" in problems(corpus_copy, capsys)
 
 
 def edit_manifest(corpus: Path, edit: Callable[[dict], None]) -> None:
@@ -135,30 +162,24 @@ def test_rows_that_break_the_format(
 ) -> None:
     """Shards whose hash is right: a writer with a defect, or one of someone else."""
     path = corpus_copy / VALID
-    writer = ShardWriter(path, T, np.dtype(np.uint16))
-    for row in range(1100):
-        ids, segments = good_row()
-        if row == 1030:
-            change(ids, segments)
-        writer.add(ids, segments)
-    writer.close()
-    adopt(corpus_copy, path, rows=1100)
+    rows = [good_row() for _ in range(1100)]
+    change(*rows[1030])
+    blocks = write_rows(path, T, np.uint16, rows)
+    adopt(corpus_copy, path, rows=1100, blocks=blocks)
     assert f"{VALID}: {told}" in problems(corpus_copy, capsys)
 
 
 def test_rows_of_another_length_or_type(corpus_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = corpus_copy / VALID
-    writer = ShardWriter(path, 32, np.dtype(np.uint32))
-    writer.add(good_row()[0][:32], [5, 5])
-    writer.close()
-    adopt(corpus_copy, path, rows=1)
+    blocks = write_rows(path, 32, np.uint32, [(good_row()[0][:32], [5, 5])])
+    adopt(corpus_copy, path, rows=1, blocks=blocks)
     assert f"{VALID}: input_ids are" in problems(corpus_copy, capsys)
 
 
-def adopt(corpus: Path, path: Path, rows: int) -> None:
+def adopt(corpus: Path, path: Path, rows: int, blocks: list[int]) -> None:
     """Write a shard's new size and hash into the manifest."""
     manifest = read_manifest(corpus)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    new = {"rows": rows, "bytes": path.stat().st_size, "sha256": digest}
+    new = {"rows": rows, "blocks": blocks, "bytes": path.stat().st_size, "sha256": digest}
     shards = [info.model_copy(update=new) if info.name == path.name else info for info in manifest.shards]
     write_manifest(corpus, manifest.model_copy(update={"shards": shards}))

@@ -5,18 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.format import (
     FORMAT_VERSION,
     DocumentCounts,
     Manifest,
     ShardInfo,
-    ShardWriter,
     read_manifest,
     shard_name,
 )
-from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
+from pipeline.data.corpus import CorpusSplit, Vocabulary, piece_borders, read_vocabulary
 from pipeline.errors import DataError
+from tests.shard_files import write_rows
 
 
 @pytest.fixture
@@ -50,6 +52,18 @@ def borders_of(pieces: list[int], num_positions: int) -> tuple[list[int], list[i
             starts[position], ends[position] = first, first + length
         first += length
     return starts, ends
+
+
+@given(st.lists(st.lists(st.integers(0, 6), max_size=5), min_size=1, max_size=8), st.integers(0, 3))
+def test_borders_are_those_of_one_piece_after_another(rows: list[list[int]], spare: int) -> None:
+    """Rows without pieces, full rows and empty pieces included."""
+    num_positions = max(1, *map(sum, rows)) + spare
+
+    lengths, starts, ends = piece_borders([np.array(row, dtype=np.uint16) for row in rows], num_positions)
+
+    expected = [borders_of(row, num_positions) for row in rows]
+    assert (starts.tolist(), ends.tolist()) == tuple(map(list, zip(*expected)))
+    assert lengths.tolist() == [sum(row) for row in rows]
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -127,22 +141,24 @@ def write_numbered_corpus(directory: Path, rows_per_shard: list[int]) -> Manifes
     shards, row = [], 0
     for index, count in enumerate(rows_per_shard):
         name = shard_name("train", index, len(rows_per_shard))
-        writer = ShardWriter(directory / name, 8, np.dtype(np.uint16))
-        for _ in range(count):
-            length = row % 8 + 1
-            writer.add(np.full(8, row, dtype=np.uint16), [length] if length < 3 else [2, length - 2])
-            row += 1
-        writer.close()
-        shards.append(ShardInfo(name=name, split="train", rows=count, bytes=0, sha256=""))
+        made = []
+        for number in range(row, row + count):
+            length = number % 8 + 1
+            made.append((np.full(8, number), [length] if length < 3 else [2, length - 2]))
+        row += count
+        blocks = write_rows(directory / name, 8, np.uint16, made)
+        shards.append(ShardInfo(name=name, split="train", rows=count, bytes=0, sha256="", blocks=blocks))
     return Manifest(
         format_version=FORMAT_VERSION,
         sequence_length=8,
         token_dtype="uint16",
         vocab_size=10_000,
         tokenizer_sha256="",
-        train_tokens=0,
-        valid_tokens=0,
-        documents=DocumentCounts(read=0, train=0, valid=0, duplicates=0, dropped={}),
+        splits={},
+        documents=DocumentCounts(
+            read=0, train=0, valid=0, duplicates=0, near_duplicates=0, dropped={}, damaged={}
+        ),
+        sources=[],
         inputs=[],
         shards=shards,
         settings={},

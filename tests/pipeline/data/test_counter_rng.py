@@ -18,6 +18,19 @@ def test_mix_is_splitmix64() -> None:
     ]
 
 
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+def test_mix_is_the_same_by_plain_integers(states: list[int]) -> None:
+    values = np.array(states, dtype=np.uint64)
+
+    mixed = mix(values)
+
+    for state, found in zip(states, mixed.tolist()):
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+        assert found == state ^ (state >> 31)
+    assert values.tolist() == states  # what was given is left alone
+
+
 @given(integers, integers, integers)
 def test_every_part_changes_the_key(a: int, b: int, c: int) -> None:
     keys = [make_keys(*parts)[0] for parts in [(a, b, c), (a ^ 1, b, c), (a, b ^ 1, c), (a, b, c ^ 1)]]

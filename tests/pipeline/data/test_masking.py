@@ -3,12 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data.counter_rng import make_keys, random_bits
 from pipeline.data.masking import IGNORED_LABEL, MaskedRows, MaskingRule, mask_rows
 
 SPECIAL = np.arange(5)
 MASK_ID = 4
 ORDINARY = np.arange(5, 100)
 LENGTH = 24
+MAX_LENGTH = 65_535  # of a row in any corpus
 
 
 def make_rule(rate: float = 0.15, mask_share: float = 0.8, random_share: float = 0.1) -> MaskingRule:
@@ -118,6 +120,78 @@ def test_masks_change_with_seed_epoch_and_row() -> None:
 
     for other in (other_epoch, other_seed, other_rows):
         assert (np.sort(base, 1) == np.sort(other, 1)).all(1).mean() < 0.05
+
+
+def masked_one_by_one(
+    ids: list[int], row: int, epoch: int, seed: int, rule: MaskingRule
+) -> tuple[list[int], list[int], list[int]]:
+    """Corrupted ids, positions and labels of one row, draw by draw.
+
+    A run that is resumed with another version must find the masks it began with: this is their definition.
+    """
+    width = rule.max_predictions(len(ids))
+    key = make_keys(0x6D61736B, seed, epoch, row)
+    draws = [int(draw) for draw in random_bits(key, len(ids) + 2 * width)[0]]
+    ordinary = set(rule.ordinary_ids.tolist())
+    columns = [column for column, token in enumerate(ids) if token in ordinary]
+    columns.sort(key=lambda column: (draws[column] >> 17, column))
+    chosen = columns[: max(1, round(rule.rate * len(columns)))]
+
+    corrupted = list(ids)
+    for place, column in enumerate(chosen):
+        kind = (draws[len(ids) + place] >> 11) * 2.0**-53
+        if kind < rule.mask_share:
+            corrupted[column] = rule.mask_id
+        elif kind < rule.mask_share + rule.random_share:
+            corrupted[column] = rule.ordinary_ids[draws[len(ids) + width + place] % len(ordinary)]
+    filler = width - len(chosen)
+    labels = [ids[column] for column in chosen]
+    return corrupted, chosen + [0] * filler, labels + [IGNORED_LABEL] * filler
+
+
+@given(rates, seeds, st.integers(0, 9), st.sampled_from([np.int64, np.uint16, np.uint32]))
+def test_masks_are_those_of_the_slow_and_plain_way(
+    rate: float, seed: int, epoch: int, dtype: np.dtype
+) -> None:
+    """Special tokens before, between and above the ordinary ones."""
+    ordinary = np.setdiff1d(np.arange(5, 90), [40, 41])
+    rule = MaskingRule(rate=rate, mask_share=0.6, random_share=0.3, mask_id=MASK_ID, ordinary_ids=ordinary)
+    ids, rows = make_rows(20, seed % 1000), np.arange(20) * 77
+
+    masked = mask_rows(ids.astype(dtype), rows, epoch, seed, rule)
+
+    one_by_one = [masked_one_by_one(ids[i].tolist(), int(rows[i]), epoch, seed, rule) for i in range(20)]
+    for found, expected in zip((masked.input_ids, masked.positions, masked.labels), zip(*one_by_one)):
+        assert found.tolist() == list(map(list, expected))
+        assert found.dtype == np.int64
+
+
+def test_ordinary_ids_are_told_from_all_others() -> None:
+    rule = MaskingRule(rate=0.15, mask_share=0.8, random_share=0.1, mask_id=4, ordinary_ids=np.array([5, 7]))
+
+    found = rule.is_ordinary(np.array([[0, 4, 5, 6], [7, 8, 9, 60_000]], dtype=np.uint16))
+
+    assert found.tolist() == [[False, False, True, False], [True, False, False, False]]
+
+
+def test_the_longest_rows_are_masked_to_their_end() -> None:
+    ids = np.full((1, MAX_LENGTH), 5)
+
+    masked = mask_rows(ids, np.array([0]), 0, 0, make_rule())
+
+    positions = masked.positions[0]
+    assert len(np.unique(positions)) == round(0.15 * MAX_LENGTH) == (masked.labels == 5).sum()
+    assert positions.min() < 100
+    assert positions.max() > MAX_LENGTH - 100
+
+
+def test_masking_leaves_the_rows_it_is_given_alone() -> None:
+    ids = make_rows(8)
+    before = ids.copy()
+
+    mask_rows(ids, np.arange(8), 0, 0, make_rule())
+
+    assert (ids == before).all()
 
 
 def shares_of(rule: MaskingRule) -> tuple[float, float, float]:

@@ -1,0 +1,36 @@
+"""`python -m data_prep sample`."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.arguments import Parser, Subparsers, add_command, whole
+
+_MAX_BYTES = 16_000_000
+
+
+def add(commands: "Subparsers[Parser]") -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "sample",
+        "a small English corpus from the Python libraries installed here",
+        "Collect the documentation strings of the installed Python libraries and the standard library\n"
+        "as JSON lines, one document per module or class. Needs no network; files are parsed, not imported.",
+        "corpora/docs.jsonl",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.jsonl", help="the file to write")
+    parser.add_argument(
+        "--max-bytes",
+        type=whole(1),
+        default=_MAX_BYTES,
+        metavar="N",
+        help="size limit of the file; modules come in a fixed shuffled order (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace, command: str) -> None:
+    """Carry it out."""
+    from data_prep.sample import write_sample
+
+    num_documents, num_bytes = write_sample(arguments.out, arguments.max_bytes)
+    print(f"{arguments.out}: {num_documents:,} documents, {num_bytes / 1e6:.1f} MB")

@@ -1,0 +1,141 @@
+"""Pieces of files of lines: text, JSON lines, .csv and .tsv, compressed or cut into ranges of bytes."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from data_prep.inputs.borders import Blocks, Borders, Lines, Rows, WholeFile
+from data_prep.inputs.compression import CHUNK_BYTES, DECOMPRESSION_ERRORS, read_chunks
+from data_prep.inputs.csv_rows import parse_row
+from data_prep.inputs.damage import listed, not_utf8
+from data_prep.inputs.formats import delimiter, file_format
+from data_prep.inputs.pieces import Piece, PieceFormat, damage_piece, place, too_large
+from data_prep.inputs.segments import Stretch, stored_bytes
+from data_prep.inputs.sources import TextDocuments
+from data_prep.inputs.window import Window, cut_records, record_end
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_HINTS: dict[PieceFormat, str] = {
+    "file": "; if the file holds several, use --text-documents line or block",
+    "csv": "; is a quote never closed?",
+}
+
+
+def read_raw_pieces(
+    stretch: Stretch, text_documents: TextDocuments, part_bytes: int, max_record_bytes: int
+) -> Iterator[tuple[Piece, float]]:
+    """The pieces of a stretch, each with the share of the stretch that has been read after it.
+
+    Raises:
+        DECOMPRESSION_ERRORS: The file cannot be read any further.
+    """
+    path = Path(stretch.path)
+    kind, borders = _records(path, text_documents)
+    with path.open("rb") as file:
+        start = _border_at(file, stretch.start, borders)
+        end = None if stretch.end is None else _border_at(file, stretch.end, borders)
+        size = (stored_bytes(path) if end is None else end) - start
+        file.seek(start)
+        chunks = read_chunks(file, path) if end is None else _read_range(file, end - start)
+        window = Window(chunks, DECOMPRESSION_ERRORS, start)
+        if start == 0:
+            _skip_mark(window)
+        # Lines can be counted only from the first one.
+        line, separator, header = int(start == 0), "", tuple[str, ...]()
+        if isinstance(borders, Rows):
+            separator = delimiter(path)
+            header, line = _read_header(window, borders, separator, max_record_bytes)
+        target_bytes = max_record_bytes if kind == "file" else part_bytes
+        for cut in cut_records(window, borders, target_bytes, max_record_bytes):
+            share = (file.tell() - start) / max(1, size)
+            if cut.data is None:
+                where = str(path) if kind == "file" else place(path, line, cut.offset)
+                detail = too_large(max_record_bytes) + _HINTS.get(kind, "")
+                yield damage_piece(path, "record too large", where, detail), share
+            else:
+                yield Piece(str(path), kind, cut.data, line, cut.offset, separator, header), share
+            if line:
+                line += cut.line_feeds if cut.data is None else cut.data.count(b"\n")
+        if window.error is not None:
+            raise window.error
+
+
+def _records(path: Path, text_documents: TextDocuments) -> tuple[PieceFormat, Borders]:
+    kind = file_format(path)
+    if kind == "json":
+        return "json", Lines()
+    if kind == "csv":
+        return "csv", Rows(delimiter(path))
+    if text_documents == "line":
+        return "lines", Lines()
+    if text_documents == "block":
+        return "blocks", Blocks()
+    return "file", WholeFile()
+
+
+def _border_at(file: BinaryIO, cut: int, borders: Borders) -> int:
+    """Where the first record begins that does not begin before byte `cut`.
+
+    A block counts as beginning with the line feed before the blank line before it: that is what is found
+    without looking back.
+    """
+    if cut == 0:
+        return 0
+    scanner = Blocks().scanner(at_line_start=False) if isinstance(borders, Blocks) else borders.scanner()
+    offset = cut - 1
+    file.seek(offset)
+    while chunk := file.read(CHUNK_BYTES):
+        border = scanner.find(chunk, 0, len(chunk))
+        if border >= 0:
+            return offset + border
+        offset += len(chunk)
+    return offset
+
+
+def _read_range(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
+    while num_bytes > 0 and (chunk := file.read(min(CHUNK_BYTES, num_bytes))):
+        yield chunk
+        num_bytes -= len(chunk)
+
+
+def _skip_mark(window: Window) -> None:
+    """Drop the byte order mark of UTF-8; refuse UTF-16, in which line feeds are not what they seem."""
+    window.fill(len(_UTF8_MARK))
+    if window.data.startswith(_UTF16_MARKS):
+        raise ValueError("its first two bytes say UTF-16; convert it with 'iconv -f UTF-16 -t UTF-8'")
+    if window.data.startswith(_UTF8_MARK):
+        window.take(len(_UTF8_MARK))
+
+
+def _read_header(
+    window: Window, borders: Rows, separator: str, max_record_bytes: int
+) -> tuple[tuple[str, ...], int]:
+    """The names in the first row that is not blank, and the number of the line behind it."""
+    line = 1
+    while window.fill(1):
+        scanner = borders.scanner()
+        end = record_end(window, scanner, max_record_bytes)
+        if end < 0 or scanner.quote_is_open:
+            raise ValueError("its first row, which must name the fields, has a quote that is never closed")
+        if end == window.start:
+            break
+        row = window.take(end)
+        line += row.count(b"\n")
+        if row.strip(b"\r\n"):
+            return _names(row, separator), line
+    raise window.error or ValueError("no header line: the first row must name the fields")
+
+
+def _names(row: bytes, separator: str) -> tuple[str, ...]:
+    try:
+        names = tuple(parse_row(row.decode(), separator))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"in its header line, {not_utf8(error)}") from error
+    except csv.Error as error:
+        raise ValueError(f"its header line cannot be read: {error}") from error
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"its header line names {listed(repeated)} more than once")
+    return names

@@ -1,0 +1,1 @@
+"""A look into a corpus: what is in it, and what was left out."""

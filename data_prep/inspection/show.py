@@ -1,0 +1,128 @@
+"""A corpus in the terminal: counts, lengths, how well the tokenizer fits, frequent tokens, rows as text."""
+
+import textwrap
+from pathlib import Path
+from shutil import get_terminal_size
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
+from data_prep.inspection.rows import Sample, SplitRows, look_at
+from data_prep.tokenizer import open_tokenizer
+
+_SAMPLED_ROWS = 10_000
+_DECODED_ROWS = 500
+_FREQUENT_TOKENS = 20
+_BAR_WIDTH = 40
+_INDENT = " " * 10
+
+
+def inspect_corpus(corpus_dir: Path, num_rows: int, seed: int, figure: Path | None) -> None:
+    """Print what a corpus holds.
+
+    Lengths and frequencies come from a random sample of at most 10,000 training rows, so a corpus of any
+    size is shown at once.
+
+    Args:
+        corpus_dir: A corpus directory.
+        num_rows: Rows printed as text.
+        seed: Chooses the sample and those rows.
+        figure: A PNG file to write as well.
+    """
+    manifest = read_manifest(corpus_dir)
+    tokenizer = open_tokenizer(corpus_dir / TOKENIZER_NAME)
+    generator = np.random.default_rng(seed)
+    _print_counts(corpus_dir, manifest)
+    rows = SplitRows(corpus_dir, manifest, "train")
+    chosen = np.sort(generator.choice(len(rows), min(len(rows), _SAMPLED_ROWS), replace=False))
+    sample = look_at(rows, chosen, manifest.vocab_size, tokenizer, _DECODED_ROWS)
+    _print_lengths(sample, manifest.sequence_length)
+    _print_fit(sample, manifest.vocab_size)
+    _print_frequent_tokens(sample, tokenizer)
+    for row in generator.choice(len(rows), min(len(rows), num_rows), replace=False):
+        _print_row(rows, int(row), tokenizer)
+    if figure is not None:
+        from data_prep.inspection.figure import draw_sample
+
+        draw_sample(sample, manifest, figure)
+        print(f"\n  {figure}: lengths and token frequencies")
+
+
+def length_edges(sequence_length: int) -> list[int]:
+    """Borders of the classes in which piece lengths are counted: powers of two."""
+    edges = [3]
+    while edges[-1] <= sequence_length:
+        edges.append(1 << edges[-1].bit_length())
+    edges[-1] = sequence_length + 1
+    return edges
+
+
+def _print_counts(corpus_dir: Path, manifest: Manifest) -> None:
+    ids = f"{manifest.vocab_size:,} token ids ({manifest.token_dtype})"
+    packing = manifest.settings["packing"]
+    print(f"{corpus_dir}: rows of {manifest.sequence_length}, packing '{packing}', {ids}")
+    print(f"  made by  {manifest.command}")
+    columns = f"{'documents':>12}{'cut':>10}{'rows':>13}{'tokens':>17}{'padding':>9}{'shards':>8}{'MB':>10}"
+    print(f"\n  {'split':8}{columns}")
+    for split, info in manifest.splits.items():
+        shards = manifest.shards_of(split)
+        padding = info.padding / max(1, info.padding + info.tokens)
+        megabytes = sum(shard.bytes for shard in shards) / 1e6
+        print(
+            f"  {split:8}{info.documents:12,}{info.cut_documents:10,}{info.rows:13,}{info.tokens:17,}"
+            f"{padding:9.2%}{len(shards):8,}{megabytes:10,.1f}"
+        )
+    if len(manifest.sources) > 1:
+        total = max(1, sum(source.tokens for source in manifest.sources))
+        print(f"\n  {'source':20}{'documents':>14}{'kept':>14}{'repeat':>8}{'of all tokens':>15}")
+        for source in manifest.sources:
+            print(
+                f"  {source.name:20}{source.read:14,}{source.kept:14,}{source.repeat:8g}"
+                f"{source.tokens / total:15.1%}"
+            )
+    files = "1 file" if len(manifest.inputs) == 1 else f"{len(manifest.inputs):,} files"
+    print(f"\n  from {files}: {manifest.documents.told()}")
+
+
+def _print_lengths(sample: Sample, sequence_length: int) -> None:
+    edges = length_edges(sequence_length)
+    counts, _ = np.histogram(sample.piece_lengths, bins=edges)
+    median = np.median(sample.piece_lengths)
+    print(f"\n  tokens per document piece (median {median:.0f}, {sample.num_rows:,} rows looked at)")
+    for low, high, count in zip(edges, edges[1:], counts.tolist()):
+        bar = "#" * round(_BAR_WIDTH * count / counts.max())
+        print(f"  {low:6,} to {high - 1:6,} {count / len(sample.piece_lengths):7.1%}  {bar}")
+
+
+def _print_fit(sample: Sample, vocab_size: int) -> None:
+    used = int((sample.counts > 0).sum())
+    print(
+        f"\n  tokenizer: {sample.word_tokens / max(1, sample.words):.2f} tokens per word, "
+        f"{sample.word_bytes / max(1, sample.word_tokens):.2f} bytes per token, "
+        f"{sample.unknown / sample.counts.sum():.3%} unknown, "
+        f"{used / vocab_size:.1%} of the vocabulary in these rows"
+    )
+
+
+def _print_frequent_tokens(sample: Sample, tokenizer: Tokenizer) -> None:
+    frequent = np.argsort(-sample.counts, kind="stable")[:_FREQUENT_TOKENS].tolist()
+    told = ", ".join(
+        f"{tokenizer.decode([token], False)!r} {sample.counts[token] / sample.counts.sum():.1%}"
+        for token in frequent
+    )
+    print("\n  most frequent tokens")
+    print(_wrapped(told, "    "))
+
+
+def _print_row(rows: SplitRows, row: int, tokenizer: Tokenizer) -> None:
+    print(f"\n  train row {row:,}, one document piece after the other")
+    for piece in rows.pieces(row):
+        text = tokenizer.decode(piece.tolist(), skip_special_tokens=False)
+        wrapped = _wrapped(text.replace("\n", "\\n"), _INDENT)
+        print(f"  {len(piece):6,}  {wrapped[len(_INDENT) :]}")
+
+
+def _wrapped(text: str, indent: str) -> str:
+    width = min(get_terminal_size().columns, 110)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)

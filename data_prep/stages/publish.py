@@ -1,0 +1,170 @@
+"""The last stage: shards get their final names, and the manifest, written last, makes them a corpus."""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import pyarrow as pa
+import tokenizers
+import zstandard
+
+from data_prep.errors import DataError
+from data_prep.files import sync_file, write_atomically
+from data_prep.format import (
+    DROPPED_NAME,
+    FORMAT_VERSION,
+    TOKENIZER_NAME,
+    DocumentCounts,
+    InputInfo,
+    Manifest,
+    ShardInfo,
+    SourceInfo,
+    Split,
+    SplitInfo,
+    shard_name,
+    token_dtype,
+    tokenizer_sha256,
+    write_manifest,
+)
+from data_prep.stages.merge import SPLITS, Found
+from data_prep.stages.pack import ShardReport
+from data_prep.stages.plan import Plan
+from data_prep.stages.work_dir import WorkDir
+from data_prep.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer
+
+
+def publish(
+    plan: Plan,
+    work: WorkDir,
+    found: Found,
+    reports: list[ShardReport],
+    tokenizer_dir: Path,
+    ids: SpecialIds,
+    command: str,
+) -> Manifest:
+    """Make the packed shards a corpus; may be done again if it was interrupted.
+
+    Raises:
+        DataError: There is nothing to train on, or to hold out.
+    """
+    out = work.root.parent
+    counts = _document_counts(found, reports)
+    _check_not_empty(plan, counts)
+    shards = [info for split in SPLITS for info in _move_shards(work, out, split, reports)]
+    copy_tokenizer(tokenizer_dir, out / TOKENIZER_NAME)
+    write_atomically(out / DROPPED_NAME, _dropped_lines(found, reports, tokenizer_dir))
+    sync_file(out)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        sequence_length=plan.settings.length,
+        token_dtype="uint16" if token_dtype(ids.vocab_size).itemsize == 2 else "uint32",
+        vocab_size=ids.vocab_size,
+        tokenizer_sha256=tokenizer_sha256(out / TOKENIZER_NAME),
+        splits={
+            split: sum((report.counts for report in reports if report.split == split), SplitInfo())
+            for split in SPLITS
+        },
+        documents=counts,
+        sources=[
+            SourceInfo(
+                name=source.name,
+                repeat=source.repeat,
+                read=found.source_read.get(number, 0),
+                kept=sum(report.kept.get(number, 0) for report in reports),
+                tokens=sum(report.tokens.get(number, 0) for report in reports),
+            )
+            for number, source in enumerate(plan.sources)
+        ],
+        inputs=[
+            InputInfo(path=entry.path, bytes=entry.bytes, documents=found.read.get(entry.path, 0))
+            for entry in plan.inputs
+        ],
+        shards=shards,
+        settings=plan.settings.model_dump(),
+        command=command,
+        versions=versions(),
+    )
+    write_manifest(out, manifest)
+    work.remove()
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """What made a corpus."""
+    try:
+        lodestar = metadata.version("lodestar")
+    except metadata.PackageNotFoundError:
+        lodestar = "not installed"
+    return {
+        "lodestar": lodestar,
+        "python": platform.python_version(),
+        "pyarrow": pa.__version__,
+        "tokenizers": tokenizers.__version__,
+        "zstandard": zstandard.__version__,  # its compressor measures repetition
+    }
+
+
+def _move_shards(work: WorkDir, out: Path, split: Split, reports: list[ShardReport]) -> list[ShardInfo]:
+    """Final names; a shard that has its own already was moved by an interrupted publication."""
+    filled = [report for report in reports if report.split == split and report.counts.rows]
+    infos = []
+    for index, report in enumerate(filled):
+        path = out / shard_name(split, index, len(filled))
+        packed = work.shard(split, report.number)
+        if packed.exists():
+            packed.replace(path)
+        infos.append(
+            ShardInfo(
+                name=path.name,
+                split=split,
+                rows=report.counts.rows,
+                bytes=report.bytes,
+                sha256=report.sha256,
+                blocks=report.blocks,
+            )
+        )
+    return infos
+
+
+def _document_counts(found: Found, reports: list[ShardReport]) -> DocumentCounts:
+    kept = {
+        split: sum(sum(report.kept.values()) for report in reports if report.split == split)
+        for split in SPLITS
+    }
+    return DocumentCounts(
+        read=sum(found.read.values()),
+        train=kept["train"],
+        valid=kept["valid"],
+        duplicates=sum(report.duplicates for report in reports),
+        near_duplicates=sum(report.near_duplicates for report in reports),
+        dropped=found.dropped,
+        damaged=found.damaged,
+    )
+
+
+def _check_not_empty(plan: Plan, counts: DocumentCounts) -> None:
+    if counts.train == 0:
+        raise DataError(f"no document is left to train on: {counts.told()}")
+    if plan.settings.valid_fraction > 0 and counts.valid == 0:
+        raise DataError(
+            f"--valid-fraction {plan.settings.valid_fraction:g} held out none of {counts.train:,} "
+            "documents; use a larger one, or 0 to do without held-out documents"
+        )
+
+
+def _dropped_lines(found: Found, reports: list[ShardReport], tokenizer_dir: Path) -> str:
+    """The sample of documents left out, as JSON lines."""
+    lines = [{"reason": entry.reason, "where": entry.where, "text": entry.text} for entry in found.samples]
+    near = sorted(sample for report in reports for sample in report.near_duplicate_samples)[:20]
+    if near:
+        tokenizer = open_tokenizer(tokenizer_dir)
+        lines += [
+            {
+                "reason": "near duplicate",
+                "where": "",
+                "text": tokenizer.decode(ids, skip_special_tokens=False),
+            }
+            for _, ids in near
+        ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,164 @@
+"""Texts -> token ids. Two backends with one interface; the second only where it does the same.
+
+`huggingface` is the tokenizer itself. `gigatoken` is a byte-level BPE of the same vocabulary that is many
+times faster; it is optional (`pip install 'lodestar[fast]'`) and never trusted: see `choose_backend`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.errors import UsageError
+from data_prep.tokenizer import open_tokenizer
+
+Backend = Literal["huggingface", "gigatoken"]
+BackendChoice = Literal["auto", "huggingface", "gigatoken"]
+
+# The library holds some 450 bytes per token until a call is over.
+_STRETCH_CHARACTERS = 1 << 18
+
+
+class Encoded(NamedTuple):
+    """Token ids of n texts end to end, (sum of lengths,), and how many each has, (n,)."""
+
+    ids: npt.NDArray[np.uint32]
+    lengths: npt.NDArray[np.int64]
+
+
+class Encoder(Protocol):
+    """What turns texts into ids: no special tokens added, and none recognized in a text."""
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """The ids of every text."""
+        ...
+
+
+class HuggingFaceEncoder:
+    """The `tokenizers` library, in this thread alone: processes are as many as the cores."""
+
+    def __init__(self, tokenizer_dir: Path) -> None:
+        """Open the tokenizer of a Hugging Face directory."""
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._tokenizer = open_tokenizer(tokenizer_dir)
+        # Text that looks like a special token ("<mask>" in a manual) is the ordinary text it is.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """See Encoder; a very long text is encoded stretch by stretch."""
+        stretches = [list(stretches_of(text)) for text in texts]
+        flat = [stretch for parts in stretches for stretch in parts]
+        arrays = [
+            np.array(encoding.ids, dtype=np.uint32)
+            for encoding in self._tokenizer.encode_batch_fast(flat, add_special_tokens=False)
+        ]
+        counts = np.array([len(array) for array in arrays], dtype=np.int64)
+        return Encoded(_joined(arrays), _sums(counts, [len(parts) for parts in stretches]))
+
+
+class GigatokenEncoder:
+    """The gigatoken library, in this thread alone."""
+
+    def __init__(self, tokenizer_dir: Path) -> None:
+        """Open the tokenizer of a Hugging Face directory; raises whatever the library does."""
+        import gigatoken
+
+        description = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+        # Without them it cannot recognize a special token in a text.
+        description["added_tokens"] = [
+            token for token in description.get("added_tokens", []) if not token["special"]
+        ]
+        description["post_processor"] = None
+        self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(description))
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """See Encoder."""
+        stretches = [list(stretches_of(text)) for text in texts]
+        flat = [stretch for parts in stretches for stretch in parts]
+        layout = self._tokenizer.encode_batch(flat, parallel=False).layout
+        ends = np.asarray(layout.offsets.data).astype(np.int64)
+        ids = np.asarray(layout.content.data, dtype=np.uint32)[ends[0] : ends[-1]]
+        return Encoded(ids, _sums(np.diff(ends), [len(parts) for parts in stretches]))
+
+
+def open_encoder(backend: Backend, tokenizer_dir: Path) -> Encoder:
+    """The encoder of a backend that `choose_backend` named."""
+    return GigatokenEncoder(tokenizer_dir) if backend == "gigatoken" else HuggingFaceEncoder(tokenizer_dir)
+
+
+def choose_backend(
+    choice: BackendChoice, tokenizer_dir: Path, sample: list[str]
+) -> tuple[Backend, str | None]:
+    """The backend to use, and a warning if it is not the one wished for.
+
+    Args:
+        choice: "auto" takes gigatoken where it is installed and proves itself.
+        tokenizer_dir: A Hugging Face tokenizer directory.
+        sample: Texts of this corpus; gigatoken must give the very ids of the tokenizer for all of them.
+
+    Raises:
+        UsageError: gigatoken is asked for and not installed.
+    """
+    if choice == "huggingface":
+        return "huggingface", None
+    try:
+        fast = GigatokenEncoder(tokenizer_dir)
+    except ImportError as error:
+        if choice == "gigatoken":
+            raise UsageError(
+                f"--backend gigatoken: {error}; install it with: pip install 'lodestar[fast]'"
+            ) from error
+        return "huggingface", None
+    except Exception as error:  # it raises many kinds for tokenizers that it does not know
+        told = f"gigatoken cannot open {tokenizer_dir} ({error}); the ordinary tokenizer is used"
+        return "huggingface", told if choice == "gigatoken" else None
+    different = first_difference(fast, HuggingFaceEncoder(tokenizer_dir), sample)
+    if different is not None:
+        told = f"gigatoken gives other tokens for {different[:60]!r}; the ordinary tokenizer is used"
+        return "huggingface", told
+    return "gigatoken", None
+
+
+def first_difference(one: Encoder, other: Encoder, texts: list[str]) -> str | None:
+    """The first of `texts` for which two encoders do not give the same ids, or None."""
+    for text in texts:
+        try:
+            same = np.array_equal(one.encode([text]).ids, other.encode([text]).ids)
+        except Exception:  # what a library may raise on a text the other one takes
+            same = False
+        if not same:
+            return text
+    return None
+
+
+def stretches_of(text: str) -> Iterator[str]:
+    """A text in stretches of bounded length, cut before white space where there is any.
+
+    There a byte-level or word-level tokenizer begins a new word anyway, so the tokens are the same.
+    """
+    start = 0
+    while len(text) - start > _STRETCH_CHARACTERS:
+        end = start + _STRETCH_CHARACTERS
+        while end > start + 1 and not (text[end].isspace() and not text[end - 1].isspace()):
+            end -= 1
+        end = end if end > start + 1 else start + _STRETCH_CHARACTERS
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
+def _joined(arrays: list[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
+
+
+def _sums(counts: npt.NDArray[np.int64], group_sizes: list[int]) -> npt.NDArray[np.int64]:
+    """The sums of successive groups of `counts`."""
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    borders = np.concatenate([[0], np.cumsum(group_sizes)]).astype(np.int64)
+    return ends[borders[1:]] - ends[borders[:-1]]

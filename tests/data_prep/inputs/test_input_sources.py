@@ -1,0 +1,148 @@
+"""Which files are read, and that mistakes in naming them are told."""
+
+import json
+import os
+from pathlib import Path
+
+import datasets
+import pytest
+from input_files import json_lines, parquet, rows, source_of
+
+from data_prep.errors import DataError, UsageError
+from data_prep.inputs.fields import check_fields
+from data_prep.inputs.sources import find_files, plain_source
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def found(root: Path, *names: str) -> list[str]:
+    return [str(path.relative_to(root)) for path in find_files([str(root / name) for name in names])]
+
+
+def test_inputs_are_found_in_a_fixed_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.jsonl.gz", "b/1.txt", "b/c/0.JSON.ZST", "b/c.csv", "b/x.pdf", "b/.hidden/x.txt")
+    touch(tmp_path, "a.txt", "b/.x.txt")
+    in_b = ["b/1.txt", "b/2.jsonl.gz", "b/c/0.JSON.ZST", "b/c.csv"]
+    assert found(tmp_path, "b") == in_b
+    assert found(tmp_path, "b", "a.txt", "b/1.txt") == [*in_b, "a.txt"]
+    assert found(tmp_path, "b/*.txt", "a.txt") == ["b/1.txt", "a.txt"]
+    assert found(tmp_path, "**/*.txt") == ["a.txt", "b/1.txt"]
+
+
+def test_one_file_spelt_in_two_ways_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.txt")
+    monkeypatch.chdir(tmp_path)
+    assert find_files(["a.txt", str(tmp_path / "a.txt"), "./a.txt"]) == [Path("a.txt")]
+
+
+def test_a_link_back_up_does_not_turn_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "a/b/1.txt")
+    (tmp_path / "a/b/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/there").symlink_to(tmp_path / "a/b/1.txt")
+    assert found(tmp_path, "a") == ["a/b/1.txt"]
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "a.pdf")
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, told in (
+        ("gone.txt", r"gone\.txt: no such file or directory"),
+        ("empty", r"empty: this directory holds no file with one of the endings \.txt, .*\.parquet"),
+        ("x*.txt", r"x\*\.txt: no file matches"),
+        ("@gone", r"gone: cannot read this list"),
+    ):
+        with pytest.raises(DataError, match=told):
+            find_files([f"@{tmp_path / name[1:]}" if name.startswith("@") else str(tmp_path / name)])
+    for name in ("a.pdf", "*.pdf"):
+        with pytest.raises(UsageError, match=r"a\.pdf.* cannot tell its format.*expected \.txt"):
+            find_files([str(tmp_path / name)])
+    with pytest.raises(UsageError, match=r"pipe\.txt: not a regular file"):
+        find_files([str(tmp_path / "pipe.txt")])
+
+
+def test_a_list_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "b/1.txt", "b/2.txt", "a b.txt")
+    monkeypatch.chdir(tmp_path)
+    Path("list").write_bytes(b"\xef\xbb\xbf# mine\r\n\r\na b.txt\r\n  b/*.txt\n")
+    assert find_files(["b/2.txt", "@list"]) == [Path("b/2.txt"), Path("a b.txt"), Path("b/1.txt")]
+    for content, told in (
+        ("a b.txt\ngone.txt\n", r"list, line 2: gone\.txt: no such file"),
+        ("# nothing\n", r"list: this list holds no input"),
+    ):
+        Path("list").write_text(content)
+        with pytest.raises(DataError, match=told):
+            find_files(["@list"])
+    Path("list").write_text("@list\n")
+    with pytest.raises(UsageError, match=r"line 1: @list: a list cannot name another list"):
+        find_files(["@list"])
+    Path("list").write_bytes(b"\xe4\n")
+    with pytest.raises(DataError, match="must be UTF-8"):
+        find_files(["@list"])
+
+
+def test_saved_datasets(tmp_path: Path) -> None:
+    dataset = datasets.Dataset.from_dict({"text": ["a", "b", "c"]})
+    dataset.save_to_disk(tmp_path / "in/saved", num_shards=2)
+    touch(tmp_path, "in/z.txt", "in/saved/cache-1.arrow")
+    shards = [f"in/saved/data-0000{shard}-of-00002.arrow" for shard in (0, 1)]
+    assert found(tmp_path, "in") == [*shards, "in/z.txt"]
+    assert found(tmp_path, "in/saved") == shards
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "in/both")
+    for name in ("in", "in/both"):
+        with pytest.raises(DataError, match=r"both: this is a DatasetDict.*name the one.*in/both/train"):
+            found(tmp_path, name)
+    state = tmp_path / "in/saved/state.json"
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps(content | {"_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(DataError, match=r"saved: this dataset has an indices mapping.*flatten_indices\(\)"):
+        found(tmp_path, "in/saved")
+    for broken, told in (
+        ("{", r"state\.json: cannot be read"),
+        ("[]", r"state\.json: expected a JSON object"),
+        ("{}", r"state\.json: does not name its files"),
+        ('{"_data_files": [{"filename": "gone.arrow"}]}', r"gone\.arrow: missing, but named in"),
+    ):
+        state.write_text(broken)
+        with pytest.raises(DataError, match=told):
+            found(tmp_path, "in/saved")
+
+
+def test_the_source_of_a_plain_command_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a.txt")
+    source = plain_source([str(tmp_path)], ["title", "body", "title"], "line")
+    assert (source.name, source.repeat, source.text_documents) == ("corpus", 1.0, "line")
+    assert (source.files, source.text_fields) == ((tmp_path / "a.txt",), ("title", "body"))
+
+
+def test_a_field_that_no_record_has_is_told_at_once(tmp_path: Path) -> None:
+    contents = {"a.jsonl": json_lines(["a"]), "a.csv": rows(["a"]), "a.parquet": parquet(["a"])}
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        check_fields([source_of(path)])
+        with pytest.raises(
+            DataError, match=rf"{name}: no field 'body'; its fields are 'id', 'text'; .*--text-field"
+        ):
+            check_fields([source_of(path), source_of(path, fields=("text", "body"))])
+
+
+def test_the_look_at_fields_takes_no_notice_of_anything_else(tmp_path: Path) -> None:
+    contents = {
+        "a.txt": b"a",
+        "empty.jsonl": b"\n",
+        "array.jsonl": b'[\n{"x": ["body"]},\n',
+        "broken.parquet": b"PAR1",
+        "late.jsonl": b'{"id": 1}\n{broken\n{"text": "a"}\n',
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        check_fields([source_of(tmp_path / name)])
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"id": 1}\n')
+    with pytest.raises(DataError, match=r"wrong\.jsonl: no field 'text'"):
+        check_fields([source_of(*(tmp_path / name for name in list(contents)[:4]), wrong)])
