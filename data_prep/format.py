@@ -260,9 +260,8 @@ class ShardWriter:
         ids = pa.FixedSizeListArray.from_arrays(pa.array(rows.input_ids.reshape(-1)), type=self._row_type)
         ends = np.concatenate([[0], np.cumsum(rows.num_pieces)]).astype(np.int32)
         columns = [ids]
-        for field, values in zip(list(self._schema)[1:], (rows.segments, rows.documents, rows.offsets)):
-            narrow = pa.array(values.astype(field.type.value_type.to_pandas_dtype()))
-            columns.append(pa.ListArray.from_arrays(pa.array(ends), narrow))
+        for values, narrow in ((rows.segments, "u2"), (rows.documents, "u4"), (rows.offsets, "u4")):
+            columns.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(values.astype(narrow))))
         block = pa.record_batch(columns, schema=self._schema)
         self.blocks.append(block.num_rows)
         start = 0

@@ -36,7 +36,8 @@ def map_in_order(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield `(item, function(item))` in the order of `items`, whatever worker was first.
 
-    At most two items per worker are under way, so `items` is read no faster than results are taken.
+    At most two items per worker are under way, so `items` is read no faster than results are taken. One
+    worker, or one item of a list, needs no process: it is this one.
 
     Args:
         function: Runs in the workers; a module-level function.
@@ -48,6 +49,9 @@ def map_in_order(
     Raises:
         UserError: A worker was killed, most often for want of memory.
     """
+    if workers == 1 or (isinstance(items, list) and len(items) <= 1):
+        yield from _map_here(function, items, start, start_arguments)
+        return
     # A forked worker would inherit the threads' locks of a tokenizer used in this process.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (start, start_arguments))
@@ -68,6 +72,18 @@ def map_in_order(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _map_here(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    start: Callable[..., None] | None,
+    start_arguments: tuple[Any, ...],
+) -> Iterator[tuple[Item, Result]]:
+    if start is not None:
+        start(*start_arguments)
+    for item in items:
+        yield item, function(item)
 
 
 @contextmanager

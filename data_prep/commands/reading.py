@@ -4,7 +4,6 @@ import argparse
 
 from data_prep.errors import UsageError
 from data_prep.inputs.fields import check_fields
-from data_prep.inputs.mixture import read_mixture
 from data_prep.inputs.sources import Source, plain_source
 
 
@@ -23,6 +22,8 @@ def read_inputs(arguments: argparse.Namespace) -> list[Source]:
     else:
         if arguments.text_field or arguments.text_documents != "file":
             raise UsageError("--text-field and --text-documents are keys of the --mix file, per source")
+        from data_prep.inputs.mixture import read_mixture
+
         sources = read_mixture(arguments.mix)
     check_fields(sources)
     return sources

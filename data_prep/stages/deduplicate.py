@@ -37,7 +37,9 @@ def find_near_duplicates(plan: Plan, work: WorkDir, vocab_size: int, workers: in
         return
     todo = [number for number in range(plan.num_ranges) if not work.pairs(number).is_file()]
     with progress_bar("near-duplicates", len(todo), " ranges") as bar:
-        for _ in map_in_order(_find_pairs, todo, workers, _start_worker, (_Task(work, vocab_size),)):
+        for _ in map_in_order(
+            _find_pairs, todo, min(workers, plan.num_ranges), _start_worker, (_Task(work, vocab_size),)
+        ):
             bar.update(1)
     pairs = np.concatenate([np.load(work.pairs(number)) for number in range(plan.num_ranges)])
     _save(work.removed, ids_to_remove(pairs))

@@ -96,6 +96,7 @@ def pack_shards(plan: Plan, work: WorkDir, ids: SpecialIds, workers: int) -> lis
     shards = [(split, number) for split in SPLITS for number in range(plan.num_shards[split])]
     todo = [shard for shard in shards if not work.shard_report(*shard).is_file()]
     task = PackTask(plan, work, PieceIds(ids.cls, ids.sep, ids.pad), ids.vocab_size)
+    workers = min(workers, plan.num_shards["train"])  # the held-out shards are small: not worth a process
     with progress_bar("pack", len(todo), " shards") as bar:
         for _ in map_in_order(pack_in_worker, todo, workers, start_packer, (task,)):
             bar.update(1)

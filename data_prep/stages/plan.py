@@ -27,7 +27,7 @@ _PART_BYTES = (_MEGABYTE // 16, 32 * _MEGABYTE)
 _BUCKET_BYTES = 64 * _MEGABYTE
 _SHARD_BYTES = 512 * _MEGABYTE
 _SEGMENT_BYTES = 256 * _MEGABYTE
-_PARTS_WISHED = 64  # enough to keep the cores of one machine busy to the end
+_PARTS_WISHED = 128  # enough to keep the cores of one machine busy to the end
 _SEGMENTS_WISHED = 256  # and the tasks of a cluster
 _EXPANSION = {
     ".gz": 4,

@@ -43,8 +43,8 @@ from data_prep.tokenizing.encoder import (
 
 _BATCH_CHARACTERS = 1 << 18
 _BATCH_DOCUMENTS = 1024
-_SAMPLE_DOCUMENTS, _SAMPLE_CHARACTERS = 200, 1 << 20  # on which a faster backend must prove itself
-_CHECKED_DOCUMENTS, _CHECKED_CHARACTERS = 8, 1 << 14  # the same again in every part
+_SAMPLE_DOCUMENTS, _SAMPLE_CHARACTERS = 200, 1 << 19  # on which a faster backend must prove itself
+_CHECKED_DOCUMENTS, _CHECKED_CHARACTERS = 2, 1 << 14  # the same again in every part
 _SAMPLES_PER_REASON = 3
 _SHOWN_CHARACTERS = 2000
 

@@ -6,6 +6,7 @@ times faster; it is optional (`pip install 'lodestar[fast]'`) and never trusted:
 
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -54,12 +55,13 @@ class HuggingFaceEncoder:
         """See Encoder; a very long text is encoded stretch by stretch."""
         stretches = [list(stretches_of(text)) for text in texts]
         flat = [stretch for parts in stretches for stretch in parts]
-        arrays = [
-            np.array(encoding.ids, dtype=np.uint32)
+        ids = [
+            # The library hands out lists only; by way of an array they are a third faster.
+            np.frombuffer(array("I", encoding.ids), dtype=np.uint32)
             for encoding in self._tokenizer.encode_batch_fast(flat, add_special_tokens=False)
         ]
-        counts = np.array([len(array) for array in arrays], dtype=np.int64)
-        return Encoded(_joined(arrays), _sums(counts, [len(parts) for parts in stretches]))
+        counts = np.array(list(map(len, ids)), dtype=np.int64)
+        return Encoded(_joined(ids), _sums(counts, [len(parts) for parts in stretches]))
 
 
 class GigatokenEncoder:

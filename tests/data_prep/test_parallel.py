@@ -44,10 +44,21 @@ def test_results_come_in_order_and_reading_does_not_run_ahead() -> None:
 
 
 def test_a_killed_worker_is_told_instead_of_waited_for() -> None:
-    with pytest.raises(UserError, match=r"a worker process was killed .*--workers 1"):
-        list(map_in_order(kill_at_three, range(10), workers=1))
+    with pytest.raises(UserError, match=r"a worker process was killed .*--workers 2"):
+        list(map_in_order(kill_at_three, range(10), workers=2))
 
 
 def test_a_workers_exception_arrives() -> None:
     with pytest.raises(ValueError, match="number 0"):
-        list(map_in_order(fail, range(10), workers=1))
+        list(map_in_order(fail, range(10), workers=2))
+
+
+def test_one_worker_or_one_item_needs_no_process() -> None:
+    def here(number: int) -> int:  # no module-level function: it could not be sent away
+        return os.getpid() + number
+
+    assert [result for _, result in map_in_order(here, iter([1, 2]), workers=1)] == [
+        os.getpid() + 1,
+        os.getpid() + 2,
+    ]
+    assert list(map_in_order(here, [7], workers=4)) == [(7, os.getpid() + 7)]
