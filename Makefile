@@ -47,6 +47,8 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 25 --compare-until 40 \
 		--set run_dir=runs/bench-resume --set train.num_steps=50 --set checkpoint.every_steps=10
 	$(PY) -m benchmarks.onset corpora/demo --out runs/bench-onset
+	$(PY) -m benchmarks.prep
+	$(PY) -m benchmarks.loader
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,27 +1,38 @@
 """What is said about a record or a file that cannot be read."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 TO_UTF8 = "convert the file, for example with 'iconv -f LATIN1 -t UTF-8'"
 _DETAIL_CHARACTERS = 200
 _SHOWN_CHARACTERS = 60
 
 
+DamageReason = Literal[
+    "not UTF-8",
+    "broken JSON",
+    "broken row",
+    "no text field",
+    "text is not a string",
+    "record too large",
+    "broken file",
+]
+
+
 class Damage(NamedTuple):
     """A record, or the rest of a file, that gives no document.
 
     Attributes:
-        reason: What kind of damage; one of a few fixed phrases, to be counted by.
+        reason: What kind of damage, to be counted by.
         where: File and line, row or byte.
         detail: What was found and what to write instead, on one line.
     """
 
-    reason: str
+    reason: DamageReason
     where: str
     detail: str
 
 
-def damage(reason: str, where: str, detail: object) -> Damage:
+def damage(reason: DamageReason, where: str, detail: object) -> Damage:
     """A Damage whose detail fits on one line, whatever was found in the file."""
     return Damage(reason, where, one_line(str(detail), _DETAIL_CHARACTERS))
 

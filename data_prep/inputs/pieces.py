@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data_prep.inputs.damage import Damage, damage
+from data_prep.inputs.damage import Damage, DamageReason, damage
 
 PieceFormat = Literal["lines", "blocks", "file", "json", "csv", "table", "damage"]
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     header: tuple[str, ...] = ()
 
 
-def damage_piece(path: Path, reason: str, where: str, detail: object) -> Piece:
+def damage_piece(path: Path, reason: DamageReason, where: str, detail: object) -> Piece:
     """A piece that stands for what cannot be read."""
     return Piece(str(path), "damage", json.dumps(damage(reason, where, detail)).encode())
 

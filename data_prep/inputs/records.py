@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from data_prep.inputs.borders import WHITE_SPACE, Rows
 from data_prep.inputs.csv_rows import parse_row
-from data_prep.inputs.damage import Damage, damage, not_utf8, shown
+from data_prep.inputs.damage import Damage, DamageReason, damage, not_utf8, shown
 from data_prep.inputs.pieces import Piece, PieceFormat, damage_of, place
 from data_prep.inputs.sources import Source
 from data_prep.inputs.table_records import table_records
@@ -129,6 +129,7 @@ def _csv_records(piece: Piece, source: Source) -> Iterator[Record]:
 
 
 def _csv_record(row: bytes, line: int, piece: Piece, text_fields: tuple[str, ...]) -> Record:
+    reason: DamageReason
     try:
         fields = parse_row(row.decode(), piece.delimiter)
         if len(fields) == len(piece.header):

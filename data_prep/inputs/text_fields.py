@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from data_prep.inputs.damage import listed
+from data_prep.inputs.damage import DamageReason, listed
 
 _SEPARATOR = "\n\n"
 
@@ -10,7 +10,7 @@ _SEPARATOR = "\n\n"
 class DamagedRecord(Exception):  # noqa: N818 (not an error of ours)
     """A record that gives no document; the message is the detail."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: DamageReason, detail: str) -> None:
         """`reason` as in Damage."""
         super().__init__(detail)
         self.reason = reason

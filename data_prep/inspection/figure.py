@@ -15,7 +15,7 @@ def draw_sample(sample: Sample, manifest: Manifest, path: Path) -> None:
     lengths, ranks = figure.subplots(1, 2)
     edges = np.linspace(0, manifest.sequence_length, 65)
     lengths.hist(sample.piece_lengths, bins=edges, color="#3b6fb6")
-    lengths.set(xlabel="tokens per document piece", ylabel="pieces", title="Lengths")
+    lengths.set(xlabel="tokens per document piece", ylabel="pieces", title="Lengths", yscale="log")
     counts = np.sort(sample.counts[sample.counts > 0])[::-1]
     ranks.loglog(np.arange(1, len(counts) + 1), counts, color="#3b6fb6")
     ranks.set(xlabel="rank of the token", ylabel="occurrences", title="Token frequencies")
