@@ -24,7 +24,7 @@ demo: $(READY)
 	@echo 'open runs/demo/report/report.html'
 
 corpora/demo/manifest.json: | $(READY)
-	$(PY) -m data_prep sample corpora/demo.jsonl
+	$(PY) -m data_prep sample corpora/demo.jsonl --overwrite
 	$(PY) -m data_prep tokenizer corpora/demo.jsonl --out corpora/demo-tokenizer --vocab-size 8192 --overwrite
 	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
 		--length 64 --valid-fraction 0.02

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from data_prep.errors import EXIT_USAGE
 
+PACKINGS = ("full", "document", "best-fit")
 MIN_LENGTH, MAX_LENGTH = 8, 65_535  # a piece's length is stored in 16 bits
 
 Subparsers = argparse._SubParsersAction
@@ -43,14 +44,15 @@ def add_inputs(parser: Parser) -> None:
         nargs="*",
         metavar="INPUT",
         help="files, directories, patterns like 'data/*.jsonl.zst', or @LIST, a file with one of these per "
-        "line. Read are .txt, .jsonl (.json, .ndjson), .csv, .tsv, .parquet and .arrow, each also with .gz, "
-        ".bz2, .xz or .zst, and directories written by datasets' save_to_disk",
+        "line. Read are .txt, .jsonl (.json, .ndjson), .csv, .tsv, .parquet and .arrow (.feather), each also "
+        "with .gz, .bz2, .xz or .zst, and directories written by datasets' save_to_disk",
     )
     parser.add_argument(
         "--mix",
         type=Path,
         metavar="MIX.yaml",
-        help="several corpora instead of INPUT: a list of {name, inputs, text_field, text_documents, repeat}",
+        help="several corpora instead of INPUT: a YAML list of {name, inputs, text_field, text_documents, "
+        "quoting, repeat}, see docs/data.md",
     )
     parser.add_argument(
         "--text-field",
@@ -67,8 +69,27 @@ def add_inputs(parser: Parser) -> None:
         "(default: %(default)s)",
     )
 
+    parser.add_argument(
+        "--quoting",
+        choices=("standard", "none"),
+        default="standard",
+        help="none: quotes in .csv and .tsv files are characters like any other, as in GLUE's "
+        "(default: %(default)s)",
+    )
 
-def add_workers(parser: Parser) -> None:
+
+def add_length(parser: argparse._ActionsContainer) -> None:
+    """--length."""
+    parser.add_argument(
+        "--length",
+        type=whole(MIN_LENGTH, MAX_LENGTH),
+        required=True,
+        metavar="T",
+        help=f"tokens per row ({MIN_LENGTH} to {MAX_LENGTH})",
+    )
+
+
+def add_workers(parser: argparse._ActionsContainer) -> None:
     """--workers; `workers_of` gives the number."""
     parser.add_argument(
         "--workers",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,36 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def partial_of(path: Path) -> Path:
+    """A name beside `path` for writing it, its own for every process on every machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either its old content or all of the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync_file(partial)
-    partial.replace(path)
+    partial = partial_of(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        sync_file(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_file(path.parent)
+
+
+def create_atomically(path: Path, text: str) -> bool:
+    """Write `text` to a file that must not exist yet; False if somebody else was first."""
+    partial = partial_of(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        sync_file(partial)
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_file(path.parent)
+    return True
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

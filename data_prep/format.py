@@ -22,7 +22,7 @@ memory-mapped, its buffers are used where they lie.
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,12 @@ from data_prep.files import sha256_file, sync_file, write_atomically
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 DROPPED_NAME = "dropped.jsonl"
+WORK_NAME = ".work"  # of a corpus that is not finished
 TOKENIZER_NAME = "tokenizer"
 ROWS_PER_BATCH = 1024
 
 Split = Literal["train", "valid"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 TokenIds = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.int64]
 
@@ -91,6 +93,9 @@ class SourceInfo(_Strict):
     """
 
     name: str
+    text_fields: list[str]
+    text_documents: str
+    quoting: str
     repeat: float
     read: int
     kept: int
@@ -215,6 +220,11 @@ def read_manifest(corpus_dir: Path) -> Manifest:
     path = corpus_dir / MANIFEST_NAME
     if not path.is_file():
         found = "has no manifest.json" if corpus_dir.is_dir() else "does not exist"
+        if (corpus_dir / WORK_NAME).is_dir():
+            raise DataError(
+                f"corpus {corpus_dir} is not finished; start the command that makes it once more, or, if it "
+                f"was made in tasks, 'python -m data_prep merge {corpus_dir}'"
+            )
         raise DataError(f"corpus {corpus_dir} {found}; make it with 'python -m data_prep shard'")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

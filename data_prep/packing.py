@@ -90,8 +90,8 @@ def place(lengths: Ints, sequence_length: int, packing: Packing) -> Pieces:
         placed = _by_document(lengths.tolist(), sequence_length)
     else:
         placed = _best_fit(lengths, sequence_length)
-    table = np.array(list(placed), dtype=np.int64).reshape(-1, len(Pieces._fields))
-    return Pieces(*table.T.copy())
+    table = np.fromiter(placed, dtype=[(name, np.int64) for name in Pieces._fields])
+    return Pieces(*(table[name].copy() for name in Pieces._fields))
 
 
 def shuffle_rows(pieces: Pieces, *seed: int) -> Pieces:

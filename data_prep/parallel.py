@@ -101,6 +101,8 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _start_worker(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    # A batch system sends it to every process of a job; the parent alone acts on it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if start is not None:
         start(*arguments)

@@ -23,8 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.errors import DataError
+from data_prep.files import partial_of
 
-# `key` orders the documents of a corpus; `digest` is of the text; `id` says where it was read.
+# `key` orders the documents of a corpus; `digest` is of the text; `id` says where it was read. A signature's
+# `text` is the first half of the digest: equal texts are one to whoever looks for near-duplicates.
 DOCUMENT = np.dtype(
     [
         ("key", "<u8"),
@@ -35,7 +37,7 @@ DOCUMENT = np.dtype(
         ("length", "<u4"),
     ]
 )
-SIGNATURE = np.dtype([("hash", "<u8"), ("id", "<u8")])
+SIGNATURE = np.dtype([("hash", "<u8"), ("text", "<u8")])
 
 _MAGIC = b"LODEPART"
 _FOOTER = struct.Struct("<6Q8s")  # documents, signatures, index, report, buckets, ranges, magic
@@ -55,7 +57,9 @@ class Documents(NamedTuple):
 
 def write_part(
     path: Path,
-    documents: Documents,
+    records: npt.NDArray,
+    starts: npt.NDArray[np.int64],
+    tokens: npt.NDArray,
     buckets: npt.NDArray[np.int64],
     num_buckets: int,
     signatures: npt.NDArray,
@@ -66,30 +70,30 @@ def write_part(
 
     Args:
         path: Its final name.
-        documents: In any order.
+        records: DOCUMENT records, (D,), in any order.
+        starts: Where the tokens of each begin in `tokens`, (D,); copies of a document share theirs.
+        tokens: Of all documents.
         buckets: The bucket of each document, (D,).
         num_buckets: Buckets in all.
         signatures: SIGNATURE records, in any order.
         num_ranges: Ranges of signature hashes.
-        report: JSON that `read_report` gives back.
+        report: JSON that `PartFile.report` gives back.
     """
     order = np.argsort(buckets, kind="stable")
-    records = documents.records[order]
-    lengths = documents.records["length"].astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
+    lengths = records["length"].astype(np.int64)
     signatures = signatures[np.argsort(signatures["hash"], kind="stable")]
     per_bucket = np.bincount(buckets, minlength=num_buckets)
     tokens_per_bucket = np.bincount(buckets, weights=lengths, minlength=num_buckets).astype(np.int64)
     per_range = np.bincount(range_of(signatures["hash"], num_ranges), minlength=num_ranges)
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             for start, length in zip(starts[order].tolist(), lengths[order].tolist()):
-                file.write(documents.tokens[start : start + length].data)
+                file.write(tokens[start : start + length].data)
             sections = [file.tell()]
             for content in (
-                records.tobytes(),
+                records[order].tobytes(),
                 signatures.tobytes(),
                 b"".join(_begins(counts) for counts in (tokens_per_bucket, per_bucket, per_range)),
                 report,

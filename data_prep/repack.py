@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 from data_prep.blocks import read_blocks
 from data_prep.errors import UsageError
-from data_prep.files import sha256_file, sync_file, write_atomically
+from data_prep.files import partial_of, sha256_file, sync_file, write_atomically
 from data_prep.format import (
     DROPPED_NAME,
     MANIFEST_NAME,
+    SPLITS,
     TOKENIZER_NAME,
+    WORK_NAME,
     Manifest,
     ShardInfo,
     ShardWriter,
@@ -27,10 +29,9 @@ from data_prep.format import (
 from data_prep.packing import Packing, PieceIds, pack_block, unpack
 from data_prep.parallel import map_in_order
 from data_prep.progress import progress_bar
-from data_prep.stages.merge import SPLITS
 from data_prep.stages.publish import versions
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizer import copy_tokenizer, open_tokenizer, special_ids
+from data_prep.tokenizing.tokenizer import copy_tokenizer, open_tokenizer, special_ids
 
 
 class _Job(BaseModel):
@@ -145,7 +146,7 @@ def _settle(work: WorkDir, job: _Job) -> None:
                 f"{out} holds the beginnings of another corpus; name another --out, or delete it"
             )
         return
-    if out.is_dir() and any(path.name != WorkDir.NAME for path in out.iterdir()):
+    if out.is_dir() and any(path.name != WORK_NAME for path in out.iterdir()):
         raise UsageError(f"--out {out} is not empty; name a new directory")
     work.create()
     write_atomically(work.plan, job.model_dump_json())
@@ -164,7 +165,7 @@ def _repack_in_worker(shard: ShardInfo) -> None:
     assert _task is not None
     corpus, out, job, manifest, ids = _task
     path = WorkDir(out).root / "shards" / shard.name
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     writer = ShardWriter(partial, job.length, np.dtype(manifest.token_dtype))
     counts = SplitInfo()
     seed = int(manifest.settings["seed"] or 0)

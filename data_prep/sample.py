@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.files import sync_file
+from data_prep.files import partial_of, sync_file
 from data_prep.parallel import available_cores, map_in_order
 from data_prep.progress import progress_bar
 
@@ -57,7 +57,7 @@ def write_sample(out: Path, max_bytes: int) -> tuple[int, int]:
     """
     files = installed_sources()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = partial_of(out)
     num_documents = num_bytes = 0
     try:
         with partial.open("wb") as sink:

@@ -3,18 +3,21 @@
 See data_prep.stages for how, and data_prep.format for what is written.
 """
 
-import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
+from data_prep.cleaning.filters import make_filter
 from data_prep.errors import DataError, UsageError
-from data_prep.files import write_atomically
-from data_prep.format import DROPPED_NAME, MANIFEST_NAME, Manifest, read_manifest
+from data_prep.files import create_atomically, partial_of, write_atomically
+from data_prep.format import DROPPED_NAME, MANIFEST_NAME, SPLITS, WORK_NAME, Manifest, read_manifest
 from data_prep.inputs.sources import Source
-from data_prep.stages.merge import SPLITS, check_complete, pack_shards, read_reports
+from data_prep.stages.backend import settle_backend
+from data_prep.stages.merge import Found, check_complete, pack_shards, read_reports
 from data_prep.stages.plan import (
     Plan,
     Settings,
@@ -22,18 +25,34 @@ from data_prep.stages.plan import (
     read_plan,
     setting_differences,
     settle_plan,
+    source_differences,
     task_segments,
 )
-from data_prep.stages.publish import publish
-from data_prep.stages.tokenize import Task, tokenize_segments
+from data_prep.stages.publish import document_counts, publish
+from data_prep.stages.tokenize import TokenizeTask, filter_options, tokenize_segments
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizer import copy_tokenizer, open_tokenizer, special_ids
 from data_prep.tokenizing.encoder import BackendChoice
+from data_prep.tokenizing.tokenizer import copy_tokenizer, open_tokenizer, special_ids
 
 _OURS = re.compile(
     r"(train|valid)-\d{5}-of-\d{5}\.arrow|\.work|tokenizer|"
-    rf"{re.escape(DROPPED_NAME)}|\.({re.escape(MANIFEST_NAME)}|{re.escape(DROPPED_NAME)})\.\d+\.partial"
+    rf"{re.escape(DROPPED_NAME)}|\.({re.escape(MANIFEST_NAME)}|{re.escape(DROPPED_NAME)})\.[0-9a-f]+\.partial"
 )
+
+
+_SHOWN_DAMAGE = 3
+
+
+class Task(NamedTuple):
+    """One task of many, numbered from 0.
+
+    `num_tasks` is None if only the array it runs in is known, of which this may be a part submitted again;
+    `array_size` then says how many tasks a first submission has.
+    """
+
+    number: int
+    num_tasks: int | None
+    array_size: int
 
 
 @dataclass(frozen=True)
@@ -74,10 +93,10 @@ def shard_corpus(request: Request) -> None:
     if plan is None:
         return
     _tokenize(request, plan, 0, 1)
-    merge_corpus(request.out, request.workers)
+    merge_corpus(request.out, request.workers, request.strict)
 
 
-def shard_task(request: Request, task: int, num_tasks: int) -> None:
+def shard_task(request: Request, task: Task) -> None:
     """Do the part of one task of many; `merge_corpus` makes a corpus of what they did.
 
     Raises:
@@ -87,43 +106,69 @@ def shard_task(request: Request, task: int, num_tasks: int) -> None:
     plan = _begin(request)
     if plan is None:
         return
-    tokens = _tokenize(request, plan, task, num_tasks)
+    number, num_tasks = task.number, task.num_tasks or _num_tasks(WorkDir(request.out), task)
+    tokens = _tokenize(request, plan, number, num_tasks)
     print(
-        f"{request.out}: task {task} of {num_tasks} is done, {tokens:,} new tokens; when all are: "
+        f"{request.out}: task {number} of {num_tasks} is done, {tokens:,} new tokens; when all are: "
         f"python -m data_prep merge {request.out}"
     )
 
 
-def merge_corpus(out: Path, workers: int) -> None:
+def merge_corpus(out: Path, workers: int, strict: bool) -> None:
     """Make a corpus of finished tasks.
 
     Raises:
-        DataError: Something is missing; the message says which tasks are to be run again.
+        DataError: Something is missing, and the message says which tasks are to be run again; nothing is
+            left of the documents; or, if `strict`, some were damaged.
     """
     started = perf_counter()
     work = WorkDir(out)
-    if (out / MANIFEST_NAME).exists():
-        work.remove()
-        print(f"{out}: already done; 'verify' checks it byte by byte")
-        return
-    plan = read_plan(work)
-    num_tasks = int(work.num_tasks.read_text()) if work.num_tasks.is_file() else 1
-    check_complete(plan, work, num_tasks)
+    if not (out / MANIFEST_NAME).exists():
+        plan = read_plan(work)
+        check_complete(plan, work, _num_tasks(work))
+        with work.locked():
+            if not (out / MANIFEST_NAME).exists():  # nobody else has done it while we waited
+                _finish(plan, work, workers, strict)
+                _print_summary(out, read_manifest(out), perf_counter() - started)
+                return
+    work.remove()
+    print(f"{out}: already done; 'verify' checks it byte by byte")
+
+
+def _finish(plan: Plan, work: WorkDir, workers: int, strict: bool) -> None:
     ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
     found = read_reports(work, ids.vocab_size)
+    if strict and found.damaged:
+        raise DataError(f"{work.root.parent}: damaged records, which --strict does not allow{_damage(found)}")
     reports = pack_shards(plan, work, ids, workers)
-    command = work.command.read_text(encoding="utf-8").strip()
-    try:
-        manifest = publish(plan, work, found, reports, work.tokenizer, ids, command)
-    except DataError:
+    counts = document_counts(found, reports)
+    if counts.train == 0:
         work.remove()  # no corpus comes of it, and other options must not be refused for its sake
-        raise
-    _print_summary(out, manifest, perf_counter() - started)
+        raise DataError(f"no document is left to train on: {counts.told()}{_damage(found)}")
+    if plan.settings.valid_fraction > 0 and counts.valid == 0:
+        print(
+            f"warning: --valid-fraction {plan.settings.valid_fraction:g} held out none of {counts.train:,} "
+            "documents; for an evaluation, prepare the corpus with a larger one",
+            file=sys.stderr,
+        )
+    if found.damaged:
+        print(f"warning: some of the input is damaged and left out{_damage(found)}", file=sys.stderr)
+    command = work.command.read_text(encoding="utf-8").strip()
+    publish(plan, work, found, reports, work.tokenizer, ids, command)
+
+
+def _damage(found: Found) -> str:
+    """What to add to a message: the first few damaged records, or nothing."""
+    damaged = [sample for sample in found.samples if sample.is_damage]
+    told = [f"{sample.where}: {sample.reason}: {sample.text}" for sample in damaged[:_SHOWN_DAMAGE]]
+    more = sum(found.damaged.values()) - len(told)
+    return "".join(f"\n  {line}" for line in [*told, *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def _begin(request: Request) -> Plan | None:
     """The plan, settled in the working directory; None if the corpus is there already."""
     special_ids(open_tokenizer(request.tokenizer_dir), request.tokenizer_dir)
+    make_filter(filter_options(request.settings, request.hook))  # a mistake in it is told here, once
     plan = make_plan(request.sources, request.tokenizer_dir, request.settings)
     work = WorkDir(request.out)
     if (request.out / MANIFEST_NAME).exists():
@@ -138,8 +183,7 @@ def _begin(request: Request) -> Plan | None:
     settle_plan(work, plan)
     if not work.tokenizer.exists():
         _copy_tokenizer(request.tokenizer_dir, work.tokenizer)
-    if not work.command.exists():
-        write_atomically(work.command, request.command + "\n")
+    create_atomically(work.command, request.command + "\n")
     return plan
 
 
@@ -148,11 +192,19 @@ def _tokenize(request: Request, plan: Plan, task: int, num_tasks: int) -> int:
     work = WorkDir(request.out)
     write_atomically(work.num_tasks, f"{num_tasks}\n")
     ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
-    job = Task(plan, work, work.tokenizer, ids.vocab_size, request.hook, "huggingface", request.strict)
-    segments = task_segments(plan, task, num_tasks)
+    job = TokenizeTask(
+        plan=plan,
+        work=work,
+        tokenizer_dir=work.tokenizer,
+        vocab_size=ids.vocab_size,
+        special_ids=(ids.cls, ids.sep, ids.pad),
+        hook=request.hook,
+        backend=settle_backend(plan, work, request.backend),
+        strict=request.strict,
+    )
     tokens = 0
     warned = False
-    for report in tokenize_segments(job, segments, request.workers, request.backend):
+    for report in tokenize_segments(job, task_segments(plan, task, num_tasks), request.workers):
         tokens += report.tokens
         if report.warning and not warned:
             print(f"warning: {report.warning}", file=sys.stderr)
@@ -160,15 +212,30 @@ def _tokenize(request: Request, plan: Plan, task: int, num_tasks: int) -> int:
     return tokens
 
 
+def _num_tasks(work: WorkDir, task: Task | None = None) -> int:
+    """Into how many tasks the preparation was divided, last; for its first one, what its array says."""
+    if work.num_tasks.is_file():
+        num_tasks = int(work.num_tasks.read_text(encoding="utf-8"))
+    else:
+        num_tasks = 1 if task is None else task.array_size
+    if task is not None and task.number >= num_tasks:
+        raise UsageError(
+            f"--task slurm: this is task {task.number}, but {work.root.parent} was begun with {num_tasks} "
+            f"tasks, 0 to {num_tasks - 1}; for another number of tasks, write --task {task.number}/N"
+        )
+    return num_tasks
+
+
 def _copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
     """Several tasks may do this at once: the first one's copy is the one that stays."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_of(target)
     copy_tokenizer(tokenizer_dir, partial)
     try:
         partial.rename(target)
     except OSError:
         if not target.is_dir():
             raise
+        shutil.rmtree(partial)
 
 
 def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan) -> None:
@@ -179,15 +246,15 @@ def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan) -> None:
     before = {(entry.path, entry.bytes) for entry in manifest.inputs}
     now = {(entry.path, entry.bytes) for entry in plan.inputs}
     differences += [f"input {path} ({size} bytes) was not there" for path, size in sorted(now - before)]
-    differences += [f"input {path} ({size} bytes) is missing now" for path, size in sorted(before - now)]
-    mixed = [(source.name, source.repeat) for source in manifest.sources]
-    if not differences and mixed != [(source.name, source.repeat) for source in plan.sources]:
-        differences.append("the sources are mixed otherwise")
+    differences += [f"input {path} ({size} bytes) is no longer named" for path, size in sorted(before - now)]
+    differences += source_differences(manifest.sources, plan.sources)
     if differences:
         told = "\n  ".join(differences)
+        other_rows = all(line.startswith(("--length ", "--packing ")) for line in differences)
+        repack = f", or make other rows of it with 'python -m data_prep repack {out}'" if other_rows else ""
         raise UsageError(
             f"{out} already holds a corpus made otherwise:\n  {told}\n"
-            f"name another --out, or delete {out} and start again"
+            f"name another --out, or delete {out} and start again{repack}"
         )
     for shard in manifest.shards:
         path = out / shard.name
@@ -204,7 +271,7 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out {out} is a file; name a directory")
     present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in present if not _OURS.fullmatch(name)]
-    if foreign or (present and WorkDir.NAME not in present):
+    if foreign or (present and WORK_NAME not in present):
         raise UsageError(
             f"--out {out} is not empty and no corpus (it holds {(foreign or present)[0]}); "
             "name a new directory"
@@ -217,6 +284,8 @@ def _print_summary(out: Path, manifest: Manifest, seconds: float) -> None:
     T = manifest.sequence_length
     for split in SPLITS:
         info, shards = manifest.splits[split], manifest.shards_of(split)
+        if not shards:
+            continue
         files = "1 shard" if len(shards) == 1 else f"{len(shards):,} shards"
         padding = info.padding / max(1, info.rows * T)
         print(
@@ -228,6 +297,3 @@ def _print_summary(out: Path, manifest: Manifest, seconds: float) -> None:
         for source in manifest.sources:
             told = f"{source.kept:,} of {source.read:,} documents, x {source.repeat:g}"
             print(f"  source     {source.name}: {told}, {source.tokens / total:.1%} of the tokens")
-    if manifest.documents.damaged:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.documents.damaged.items())
-        print(f"warning: {told}; python -m data_prep inspect {out} --dropped shows where", file=sys.stderr)

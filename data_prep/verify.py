@@ -21,7 +21,7 @@ from data_prep.format import (
 )
 from data_prep.packing import Packing, PieceIds, pack_block, unpack
 from data_prep.progress import progress_bar
-from data_prep.tokenizer import SpecialIds, open_tokenizer, special_ids
+from data_prep.tokenizing.tokenizer import SpecialIds, open_tokenizer, special_ids
 
 
 def verify_corpus(corpus_dir: Path) -> None:

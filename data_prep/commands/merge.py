@@ -17,6 +17,9 @@ def add(commands: "Subparsers[Parser]") -> None:
         "corpora/mix512",
     )
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="the --out of the tasks")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse if a record of the inputs could not be read"
+    )
     add_workers(parser)
 
 
@@ -24,4 +27,4 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     """Carry it out."""
     from data_prep.shard import merge_corpus
 
-    merge_corpus(arguments.corpus, workers_of(arguments))
+    merge_corpus(arguments.corpus, workers_of(arguments), arguments.strict)

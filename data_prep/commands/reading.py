@@ -18,10 +18,10 @@ def read_inputs(arguments: argparse.Namespace) -> list[Source]:
         raise UsageError("name either INPUT files or a --mix file")
     if arguments.mix is None:
         fields = arguments.text_field or ["text"]
-        sources = [plain_source(arguments.inputs, fields, arguments.text_documents)]
+        sources = [plain_source(arguments.inputs, fields, arguments.text_documents, arguments.quoting)]
     else:
-        if arguments.text_field or arguments.text_documents != "file":
-            raise UsageError("--text-field and --text-documents are keys of the --mix file, per source")
+        if arguments.text_field or arguments.text_documents != "file" or arguments.quoting != "standard":
+            raise UsageError("--text-field, --text-documents and --quoting are keys of the --mix file")
         from data_prep.inputs.mixture import read_mixture
 
         sources = read_mixture(arguments.mix)

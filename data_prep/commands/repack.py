@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 from data_prep.arguments import (
-    MAX_LENGTH,
-    MIN_LENGTH,
+    PACKINGS,
     Parser,
     Subparsers,
     add_command,
+    add_length,
     add_workers,
-    whole,
     workers_of,
 )
 
@@ -27,16 +26,10 @@ def add(commands: "Subparsers[Parser]") -> None:
     )
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus directory")
     parser.add_argument("--out", type=Path, required=True, metavar="CORPUS", help="corpus directory to write")
-    parser.add_argument(
-        "--length",
-        type=whole(MIN_LENGTH, MAX_LENGTH),
-        required=True,
-        metavar="T",
-        help="tokens per row (8 to 65535)",
-    )
+    add_length(parser)
     parser.add_argument(
         "--packing",
-        choices=("full", "document", "best-fit"),
+        choices=PACKINGS,
         default=None,
         help="see 'shard --help' (default: as the corpus has it)",
     )

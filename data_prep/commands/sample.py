@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.arguments import Parser, Subparsers, add_command, whole
+from data_prep.errors import UsageError
 
 _MAX_BYTES = 16_000_000
 
@@ -26,11 +27,16 @@ def add(commands: "Subparsers[Parser]") -> None:
         metavar="N",
         help="size limit of the file; modules come in a fixed shuffled order (default: %(default)s)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
 
 
 def run(arguments: argparse.Namespace, command: str) -> None:
     """Carry it out."""
     from data_prep.sample import write_sample
 
+    if arguments.out.exists() and not arguments.overwrite:
+        raise UsageError(
+            f"{arguments.out} is there already; name another file, or replace it with --overwrite"
+        )
     num_documents, num_bytes = write_sample(arguments.out, arguments.max_bytes)
     print(f"{arguments.out}: {num_documents:,} documents, {num_bytes / 1e6:.1f} MB")

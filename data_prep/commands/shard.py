@@ -4,14 +4,16 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.arguments import (
-    MAX_LENGTH,
-    MIN_LENGTH,
+    PACKINGS,
     Parser,
     Subparsers,
     add_command,
     add_inputs,
+    add_length,
+    add_workers,
     fraction,
     share,
     whole,
@@ -19,7 +21,8 @@ from data_prep.arguments import (
 )
 from data_prep.errors import UsageError
 
-_PACKINGS = ("full", "document", "best-fit")
+if TYPE_CHECKING:
+    from data_prep.shard import Task
 
 
 def add(commands: "Subparsers[Parser]") -> None:
@@ -45,16 +48,10 @@ def add(commands: "Subparsers[Parser]") -> None:
 
 
 def _add_rows(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--length",
-        type=whole(MIN_LENGTH, MAX_LENGTH),
-        required=True,
-        metavar="T",
-        help="tokens per row (8 to 65535)",
-    )
+    add_length(group)
     group.add_argument(
         "--packing",
-        choices=_PACKINGS,
+        choices=PACKINGS,
         default="full",
         help="full: no padding, documents run over from row to row; document: rows never mix documents; "
         "best-fit: whole documents, many to a row (default: %(default)s)",
@@ -129,8 +126,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--task",
         metavar="I/N",
-        help="do the part of task I of N (0/32 to 31/32), or 'slurm' to take both from the job array; then "
-        "'merge'. The tasks may run at once, on any machines that share CORPUS",
+        help="do the part of task I of N (0/32 to 31/32), or 'slurm' for the number of this job in an array "
+        "from 0 on; then 'merge'. The tasks may run at once, on any machines that share CORPUS",
     )
     group.add_argument(
         "--strict",
@@ -144,13 +141,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         help="auto: gigatoken for byte-level BPE where it is installed and gives the same tokens for a "
         "sample of this corpus (default: %(default)s)",
     )
-    group.add_argument(
-        "--workers",
-        type=whole(1),
-        default=None,
-        metavar="N",
-        help="processes (default: one per core this process may use)",
-    )
+    add_workers(group)
 
 
 def run(arguments: argparse.Namespace, command: str) -> None:
@@ -190,25 +181,22 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     if task is None:
         shard_corpus(request)
     else:
-        shard_task(request, *task)
+        shard_task(request, task)
 
 
-def parse_task(text: str) -> tuple[int, int]:
-    """`I/N`, or `slurm` for the variables of a job array -> (I, N); a UsageError says what is wrong."""
+def parse_task(text: str) -> "Task":
+    """`I/N`, or `slurm` for the number of a job in its array; a UsageError says what is wrong."""
+    from data_prep.shard import Task
+
     if text == "slurm":
         try:
-            first, last, index = (
-                int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("MIN", "MAX", "ID")
-            )
+            number, last = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MAX"))
         except (KeyError, ValueError) as error:
             raise UsageError(
                 "--task slurm: this is no job of an array; submit with sbatch --array=0-31"
             ) from error
-        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1"))
-        if step != 1:
-            raise UsageError(f"--task slurm: the array has a step of {step}; use one of 1, like --array=0-31")
-        return index - first, last - first + 1
+        return Task(number, None, last + 1)
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
         raise UsageError(f"--task {text}: expected I/N with I from 0 to N-1, such as 3/32, or slurm")
-    return int(match[1]), int(match[2])
+    return Task(int(match[1]), int(match[2]), int(match[2]))

@@ -1,6 +1,7 @@
 """`python -m data_prep tokenizer`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from data_prep.arguments import Parser, Subparsers, add_command, add_inputs, whole
 
 _VOCAB_SIZE = 32_768
+_SHOWN_DAMAGE = 3
 
 
 def add(commands: "Subparsers[Parser]") -> None:
@@ -58,19 +60,36 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     """Carry it out."""
     from data_prep.cleaning.normalize import clean_text
     from data_prep.commands.reading import read_inputs
+    from data_prep.inputs.damage import Damage
     from data_prep.inputs.texts import read_texts, total_bytes
     from data_prep.progress import progress_bar
-    from data_prep.tokenizer import TokenizerOptions, check_tokenizer_out, save_tokenizer, train_tokenizer
+    from data_prep.tokenizing.tokenizer import (
+        TokenizerOptions,
+        check_tokenizer_out,
+        save_tokenizer,
+        train_tokenizer,
+    )
 
+    # The library that learns does not look up before it is done; nothing is written before that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     check_tokenizer_out(arguments.out)
     sources = read_inputs(arguments)
+    total = total_bytes(sources)
+    num_documents = 0
+    damaged: list[Damage] = []
 
     def texts() -> Iterator[str]:
-        total = total_bytes(sources)
+        nonlocal num_documents
+        num_documents = 0
+        damaged.clear()
         with progress_bar("read", total, "B") as bar:
-            for text, position in read_texts(sources):
+            for record, position in read_texts(sources):
                 bar.update(position - bar.n)
-                yield clean_text(text, arguments.unicode)
+                if isinstance(record, Damage):
+                    damaged.append(record)
+                else:
+                    num_documents += 1
+                    yield clean_text(record, arguments.unicode)
             bar.update(total - bar.n)
 
     options = TokenizerOptions(
@@ -79,10 +98,17 @@ def run(arguments: argparse.Namespace, command: str) -> None:
         min_frequency=arguments.min_frequency,
         lowercase=arguments.lowercase,
     )
-    tokenizer = train_tokenizer(texts, options)
+    try:
+        tokenizer = train_tokenizer(texts, options)
+    finally:
+        for damage in damaged[:_SHOWN_DAMAGE]:
+            print(f"warning: {damage.where}: {damage.reason}: {damage.detail}", file=sys.stderr)
+        if len(damaged) > _SHOWN_DAMAGE:
+            print(f"warning: {len(damaged):,} records are damaged in all and left out", file=sys.stderr)
     save_tokenizer(tokenizer, arguments.kind, arguments.out, arguments.overwrite)
     num_entries = tokenizer.get_vocab_size()
-    print(f"{arguments.out}: {arguments.kind} tokenizer with {num_entries:,} entries")
+    read = f"{num_documents:,} documents, {total / 1e6:,.1f} MB of files"
+    print(f"{arguments.out}: {arguments.kind} tokenizer with {num_entries:,} entries, from {read}")
     if num_entries < arguments.vocab_size:
         print(
             f"warning: {arguments.vocab_size:,} were asked for; the text has no more pairs seen at least "

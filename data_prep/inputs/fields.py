@@ -5,8 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 from data_prep.errors import DataError
-from data_prep.inputs.damage import listed
-from data_prep.inputs.formats import file_format
+from data_prep.inputs.damage import listed, shown
+from data_prep.inputs.formats import delimiter, file_format
 from data_prep.inputs.parts import read_parts
 from data_prep.inputs.pieces import Piece
 from data_prep.inputs.segments import Segment, Stretch
@@ -14,28 +14,49 @@ from data_prep.inputs.sources import Source
 
 _LOOK_BYTES = 1 << 16
 _LOOK_RECORDS = 100
+_LOOK_FILES = 1000
+_SHOWN_FILES = 3
+_SHOWN_CHARACTERS = 40
 
 
 def check_fields(sources: list[Source]) -> None:
-    """Refuse a text field that the first file with fields does not have.
+    """Refuse a text field that one of the first thousand files of a source does not have.
 
     In a .csv, Parquet or Arrow file every row has the same fields; of JSON lines, which may leave out
     some, the first hundred are looked at. Damage is no business of this look.
 
     Raises:
-        DataError: Names the file, the fields it has, and the option.
+        DataError: Names the files, the fields they have, and the option.
     """
     for source in sources:
-        for path in source.files:
-            if (fields := _fields(path, source)) is None:
-                continue
-            missing = [name for name in source.text_fields if name not in fields]
-            if missing:
-                raise DataError(
-                    f"{path}: no field {listed(missing)}; its fields are {listed(fields)}; name those that "
-                    "hold the text with --text-field (text_field in a mixture)"
-                )
-            break
+        problems = [
+            f"{path}: no field {listed(missing)}; its fields are {_shown(fields)}{_hint(path, fields)}"
+            for path in source.files[:_LOOK_FILES]
+            if (fields := _fields(path, source)) is not None
+            and (missing := [name for name in source.text_fields if name not in fields])
+        ]
+        if problems:
+            told = problems[:_SHOWN_FILES]
+            if len(problems) > _SHOWN_FILES:
+                told.append(f"and {len(problems) - _SHOWN_FILES:,} more of {len(source.files):,} files")
+            raise DataError(
+                "\n  ".join(told) + "\nname the fields that hold the text with --text-field (text_field "
+                "in a mixture), or leave these files out"
+            )
+
+
+def _shown(fields: tuple[str, ...]) -> str:
+    return listed([shown(name[:_SHOWN_CHARACTERS]) for name in fields])
+
+
+def _hint(path: Path, fields: tuple[str, ...]) -> str:
+    """What else may be wrong with a .csv or .tsv file."""
+    if file_format(path) != "csv":
+        return ""
+    other = next((mark for mark in ";\t,|" if mark in fields[0] and mark != delimiter(path)), None)
+    if len(fields) == 1 and other is not None:
+        return f" (they seem to be separated by {other!r}; convert the file)"
+    return " (if these are no names, the file has no header line: write one as its first)"
 
 
 def _fields(path: Path, source: Source) -> tuple[str, ...] | None:

@@ -9,8 +9,6 @@ FileFormat = Literal["text", "json", "csv", "parquet", "arrow"]
 
 _FORMATS: dict[str, FileFormat] = {
     ".txt": "text",
-    ".text": "text",
-    ".md": "text",
     ".jsonl": "json",
     ".json": "json",
     ".ndjson": "json",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.errors import DataError, UserError
-from data_prep.inputs.sources import Source, TextDocuments, find_files, identity
+from data_prep.inputs.sources import Quoting, Source, TextDocuments, find_files, identity
 
 _EXAMPLE = "- {name: books, inputs: [corpora/books], repeat: 2}"
 
@@ -26,7 +26,8 @@ class _Entry(BaseModel):
     inputs: Names
     text_field: Names = "text"
     text_documents: TextDocuments = "file"
-    repeat: Annotated[float, Field(gt=0)] = 1.0
+    quoting: Quoting = "standard"
+    repeat: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
 def read_mixture(path: Path) -> list[Source]:
@@ -36,6 +37,7 @@ def read_mixture(path: Path) -> list[Source]:
         inputs: [corpora/books]       # required; as on the command line
         text_field: [title, body]     # default: text
         text_documents: block         # default: file
+        quoting: none                 # default: standard
         repeat: 2.0                   # default: 1
 
     Raises:
@@ -69,7 +71,16 @@ def read_mixture(path: Path) -> list[Source]:
         ][:3]
         name_of_file |= {identity(file): entry.name for file in files}
         fields = tuple(dict.fromkeys(_as_list(entry.text_field)))
-        sources.append(Source(entry.name, tuple(files), fields, entry.text_documents, float(entry.repeat)))
+        sources.append(
+            Source(
+                name=entry.name,
+                files=tuple(files),
+                text_fields=fields,
+                text_documents=entry.text_documents,
+                repeat=float(entry.repeat),
+                quoting=entry.quoting,
+            )
+        )
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(

@@ -65,8 +65,11 @@ def _pieces(stretch: Stretch, source: Source, part_bytes: int) -> Iterator[tuple
         if file_format(path) in ("parquet", "arrow"):
             yield from read_table_pieces(stretch, source.text_fields, part_bytes, MAX_RECORD_BYTES)
         else:
-            yield from read_raw_pieces(stretch, source.text_documents, part_bytes, MAX_RECORD_BYTES)
+            yield from read_raw_pieces(stretch, source, part_bytes, MAX_RECORD_BYTES)
     except TABLE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # The disk or the network, not the file: read again, it may be whole.
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         # A library's OSError has its message, the operating system's a reason.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         yield damage_piece(path, "broken file", str(path), reason or type(error).__name__), 1.0

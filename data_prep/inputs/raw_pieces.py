@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.inputs.borders import Blocks, Borders, Lines, Rows, WholeFile
+from data_prep.inputs.borders import Blocks, Borders, Lines, Rows, RowScanner, WholeFile
 from data_prep.inputs.compression import CHUNK_BYTES, DECOMPRESSION_ERRORS, read_chunks
 from data_prep.inputs.csv_rows import parse_row
 from data_prep.inputs.damage import listed, not_utf8
 from data_prep.inputs.formats import delimiter, file_format
 from data_prep.inputs.pieces import Piece, PieceFormat, damage_piece, place, too_large
 from data_prep.inputs.segments import Stretch, stored_bytes
-from data_prep.inputs.sources import TextDocuments
+from data_prep.inputs.sources import Quoting, Source
 from data_prep.inputs.window import Window, cut_records, record_end
 
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -24,7 +24,7 @@ _HINTS: dict[PieceFormat, str] = {
 
 
 def read_raw_pieces(
-    stretch: Stretch, text_documents: TextDocuments, part_bytes: int, max_record_bytes: int
+    stretch: Stretch, source: Source, part_bytes: int, max_record_bytes: int
 ) -> Iterator[tuple[Piece, float]]:
     """The pieces of a stretch, each with the share of the stretch that has been read after it.
 
@@ -32,7 +32,7 @@ def read_raw_pieces(
         DECOMPRESSION_ERRORS: The file cannot be read any further.
     """
     path = Path(stretch.path)
-    kind, borders = _records(path, text_documents)
+    kind, borders = _records(path, source)
     with path.open("rb") as file:
         start = _border_at(file, stretch.start, borders)
         end = None if stretch.end is None else _border_at(file, stretch.end, borders)
@@ -44,9 +44,9 @@ def read_raw_pieces(
             _skip_mark(window)
         # Lines can be counted only from the first one.
         line, separator, header = int(start == 0), "", tuple[str, ...]()
-        if isinstance(borders, Rows):
+        if kind == "csv":
             separator = delimiter(path)
-            header, line = _read_header(window, borders, separator, max_record_bytes)
+            header, line = _read_header(window, borders, separator, source.quoting, max_record_bytes)
         target_bytes = max_record_bytes if kind == "file" else part_bytes
         for cut in cut_records(window, borders, target_bytes, max_record_bytes):
             share = (file.tell() - start) / max(1, size)
@@ -62,15 +62,15 @@ def read_raw_pieces(
             raise window.error
 
 
-def _records(path: Path, text_documents: TextDocuments) -> tuple[PieceFormat, Borders]:
+def _records(path: Path, source: Source) -> tuple[PieceFormat, Borders]:
     kind = file_format(path)
     if kind == "json":
         return "json", Lines()
     if kind == "csv":
-        return "csv", Rows(delimiter(path))
-    if text_documents == "line":
+        return "csv", Lines() if source.quoting == "none" else Rows(delimiter(path))
+    if source.text_documents == "line":
         return "lines", Lines()
-    if text_documents == "block":
+    if source.text_documents == "block":
         return "blocks", Blocks()
     return "file", WholeFile()
 
@@ -110,27 +110,27 @@ def _skip_mark(window: Window) -> None:
 
 
 def _read_header(
-    window: Window, borders: Rows, separator: str, max_record_bytes: int
+    window: Window, borders: Borders, separator: str, quoting: Quoting, max_record_bytes: int
 ) -> tuple[tuple[str, ...], int]:
     """The names in the first row that is not blank, and the number of the line behind it."""
     line = 1
     while window.fill(1):
         scanner = borders.scanner()
         end = record_end(window, scanner, max_record_bytes)
-        if end < 0 or scanner.quote_is_open:
+        if end < 0 or (isinstance(scanner, RowScanner) and scanner.quote_is_open):
             raise ValueError("its first row, which must name the fields, has a quote that is never closed")
         if end == window.start:
             break
         row = window.take(end)
         line += row.count(b"\n")
         if row.strip(b"\r\n"):
-            return _names(row, separator), line
+            return _names(row, separator, quoting), line
     raise window.error or ValueError("no header line: the first row must name the fields")
 
 
-def _names(row: bytes, separator: str) -> tuple[str, ...]:
+def _names(row: bytes, separator: str, quoting: Quoting) -> tuple[str, ...]:
     try:
-        names = tuple(parse_row(row.decode(), separator))
+        names = tuple(parse_row(row.decode(), separator, quoting))
     except UnicodeDecodeError as error:
         raise ValueError(f"in its header line, {not_utf8(error)}") from error
     except csv.Error as error:

@@ -88,12 +88,10 @@ def _json_text(line: str, text_fields: tuple[str, ...]) -> str:
     except RecursionError as error:
         raise DamagedRecord("broken JSON", "nested too deeply") from error
     except ValueError as error:
-        raise DamagedRecord("broken JSON", f"{error}; found: {shown(line)}") from error
+        raise DamagedRecord("broken JSON", f"{error}; found: {shown(line)}{_array_hint(line)}") from error
     if not isinstance(value, dict):
-        raise DamagedRecord(
-            "broken JSON",
-            f'expected an object like {{"{text_fields[0]}": "..."}} on each line; found: {shown(line)}',
-        )
+        expected = f'expected an object like {{"{text_fields[0]}": "..."}} on each line'
+        raise DamagedRecord("broken JSON", f"{expected}; found: {shown(line)}{_array_hint(line)}")
     text = join_fields(value, text_fields)
     if "\\u" in line:  # the only way to write one
         try:
@@ -106,7 +104,22 @@ def _json_text(line: str, text_fields: tuple[str, ...]) -> str:
     return text
 
 
+_TABS_IN_QUOTES = (
+    "a quoted field holds tabs and line ends; if quotes mean nothing in this file, use --quoting none"
+)
+
+
+def _array_hint(line: str) -> str:
+    is_array = line.lstrip().startswith("[")
+    return "; make lines of a JSON array with: jq -c '.[]' IN > OUT.jsonl" if is_array else ""
+
+
 def _csv_records(piece: Piece, source: Source) -> Iterator[Record]:
+    if source.quoting == "none":
+        for line, _, row in _lines(piece):
+            if row not in (b"\n", b"\r\n"):
+                yield _csv_record(row, line, piece, source)
+        return
     borders = Rows(piece.delimiter)
     data, start, line = piece.data, 0, piece.first
     while start < len(data):
@@ -124,16 +137,19 @@ def _csv_records(piece: Piece, source: Source) -> Iterator[Record]:
                 continue
         row = data[start:end]
         if row not in (b"\n", b"\r\n"):
-            yield _csv_record(row, line, piece, source.text_fields)
+            yield _csv_record(row, line, piece, source)
         start, line = end, line + row.count(b"\n")
 
 
-def _csv_record(row: bytes, line: int, piece: Piece, text_fields: tuple[str, ...]) -> Record:
+def _csv_record(row: bytes, line: int, piece: Piece, source: Source) -> Record:
     reason: DamageReason
     try:
-        fields = parse_row(row.decode(), piece.delimiter)
+        fields = parse_row(row.decode(), piece.delimiter, source.quoting)
+        if piece.delimiter == "\t" and any("\t" in field and "\n" in field for field in fields):
+            # Nobody's text: a stray quote has made one field of several rows.
+            raise DamagedRecord("broken row", f"{_TABS_IN_QUOTES}; found: {_shown(row)}")
         if len(fields) == len(piece.header):
-            return join_fields(dict(zip(piece.header, fields)), text_fields)
+            return join_fields(dict(zip(piece.header, fields)), source.text_fields)
         problem = f"{len(fields)} fields, but the header names {len(piece.header)}"
         reason, detail = "broken row", f"{problem}; found: {_shown(row)}"
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from data_prep.errors import DataError, UsageError
 from data_prep.inputs.formats import ENDINGS, file_format
 
 TextDocuments = Literal["file", "block", "line"]
+Quoting = Literal["standard", "none"]
 
 PLAIN_SOURCE_NAME = "corpus"
 
@@ -25,6 +26,7 @@ class Source:
         files: The files, each once; a directory is expanded already.
         text_fields: Fields or columns whose texts, joined by a blank line, are a document.
         text_documents: What a document is in a text file.
+        quoting: Whether quotes in .csv and .tsv files mean what they mean to the csv module, or nothing.
         repeat: How many times the source is seen for every time of another with 1.0.
     """
 
@@ -33,12 +35,18 @@ class Source:
     text_fields: tuple[str, ...]
     text_documents: TextDocuments
     repeat: float
+    quoting: Quoting = "standard"
 
 
-def plain_source(inputs: Iterable[str], text_fields: Iterable[str], text_documents: TextDocuments) -> Source:
+def plain_source(
+    inputs: Iterable[str],
+    text_fields: Iterable[str],
+    text_documents: TextDocuments,
+    quoting: Quoting = "standard",
+) -> Source:
     """The one source of a command line without a mixture; errors as in `find_files`."""
     files = tuple(find_files(inputs))
-    return Source(PLAIN_SOURCE_NAME, files, tuple(dict.fromkeys(text_fields)), text_documents, 1.0)
+    return Source(PLAIN_SOURCE_NAME, files, tuple(dict.fromkeys(text_fields)), text_documents, 1.0, quoting)
 
 
 def find_files(inputs: Iterable[str]) -> list[Path]:

@@ -17,14 +17,13 @@ def total_bytes(sources: list[Source]) -> int:
     return sum(stored_bytes(path) for source in sources for path in source.files)
 
 
-def read_texts(sources: list[Source]) -> Iterator[tuple[str, int]]:
-    """Every document's text, each source once and damage left out, and the stored bytes read so far."""
+def read_texts(sources: list[Source]) -> Iterator[tuple[str | Damage, int]]:
+    """Every document's text or damage, each source once, and the stored bytes read so far."""
     finished = 0
     for segment in cut_segments(sources, _SEGMENT_BYTES):
         source = sources[segment.source]
         for part in read_parts(segment, source, _PART_BYTES):
             for piece in part.pieces:
                 for record in read_records(piece, source):
-                    if not isinstance(record, Damage):
-                        yield record, finished + part.stored_bytes
+                    yield record, finished + part.stored_bytes
         finished += segment.bytes

@@ -76,6 +76,6 @@ def look_at(
                 words += len(text.split())
                 word_bytes += len(text.encode())
                 word_tokens += len(piece) - 2
-    unknown_id = tokenizer.token_to_id("[UNK]") or tokenizer.token_to_id("<unk>")
-    unknown = int(counts[unknown_id]) if unknown_id is not None else 0
+    unknown_ids = {tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
+    unknown = sum(int(counts[unknown_id]) for unknown_id in unknown_ids)
     return Sample(len(chosen), np.array(lengths), counts, words, word_bytes, word_tokens, unknown)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
 from data_prep.inspection.rows import Sample, SplitRows, look_at
-from data_prep.tokenizer import open_tokenizer
+from data_prep.tokenizing.tokenizer import open_tokenizer
 
 _SAMPLED_ROWS = 10_000
 _DECODED_ROWS = 500
@@ -45,7 +45,8 @@ def inspect_corpus(corpus_dir: Path, num_rows: int, seed: int, figure: Path | No
     if figure is not None:
         from data_prep.inspection.figure import draw_sample
 
-        draw_sample(sample, manifest, figure)
+        title = f"{corpus_dir}: rows of {manifest.sequence_length}, {sample.num_rows:,} of them"
+        draw_sample(sample, manifest, title, figure)
         print(f"\n  {figure}: lengths and token frequencies")
 
 

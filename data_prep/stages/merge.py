@@ -1,11 +1,11 @@
-"""Finished parts -> a corpus: is everything there, near-duplicates, packing, publication."""
+"""Finished parts -> packed shards: is all there, what became of the documents, near-duplicates, rows."""
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from data_prep.errors import DataError
-from data_prep.format import Split, token_dtype
+from data_prep.format import SPLITS, token_dtype
 from data_prep.packing import PieceIds
 from data_prep.parallel import map_in_order
 from data_prep.part_file import PartFile
@@ -15,10 +15,9 @@ from data_prep.stages.pack import PackTask, ShardReport, pack_in_worker, start_p
 from data_prep.stages.plan import Plan
 from data_prep.stages.tokenize import LeftOut, PartReport, is_complete
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizer import SpecialIds
+from data_prep.tokenizing.tokenizer import SpecialIds
 
 _SAMPLES_PER_REASON = 20
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Found(NamedTuple):
@@ -27,6 +26,7 @@ class Found(NamedTuple):
     Attributes:
         read: documents and damaged records by input file.
         source_read: the same by source.
+        duplicates: documents whose text came before in the same part.
         dropped: documents by reason.
         damaged: records by reason.
         samples: of both, a few per reason.
@@ -34,6 +34,7 @@ class Found(NamedTuple):
 
     read: dict[str, int]
     source_read: dict[int, int]
+    duplicates: int
     dropped: dict[str, int]
     damaged: dict[str, int]
     samples: list[LeftOut]
@@ -67,6 +68,7 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
     """Add up the reports of all parts."""
     read: Counter[str] = Counter()
     source_read: Counter[int] = Counter()
+    duplicates = 0
     dropped: Counter[str] = Counter()
     damaged: Counter[str] = Counter()
     samples: dict[str, list[LeftOut]] = {}
@@ -75,17 +77,21 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
             report = PartReport.model_validate_json(part.report())
         read.update(report.read)
         source_read[report.source] += sum(report.read.values())
+        duplicates += report.duplicates
         dropped.update(report.dropped)
         damaged.update(report.damaged)
         for sample in report.samples:
-            samples.setdefault(sample.reason, []).append(sample)
-    kept = [
-        sample
-        for _, of_reason in sorted(samples.items())
-        for sample in sorted(of_reason, key=lambda sample: sample.order)[:_SAMPLES_PER_REASON]
-    ]
+            of_reason = samples.setdefault(sample.reason, [])
+            of_reason.append(sample)
+            of_reason.sort(key=lambda sample: sample.order)
+            del of_reason[_SAMPLES_PER_REASON:]
     return Found(
-        dict(read), dict(source_read), dict(sorted(dropped.items())), dict(sorted(damaged.items())), kept
+        read=dict(read),
+        source_read=dict(source_read),
+        duplicates=duplicates,
+        dropped=dict(sorted(dropped.items())),
+        damaged=dict(sorted(damaged.items())),
+        samples=[sample for _, of_reason in sorted(samples.items()) for sample in of_reason],
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from data_prep.files import sha256_file, write_atomically
+from data_prep.files import partial_of, sha256_file, write_atomically
 from data_prep.format import ShardWriter, Split, SplitInfo, token_dtype
 from data_prep.packing import PieceIds, pack_block
 from data_prep.part_file import DOCUMENT, Documents, PartFile
@@ -53,7 +53,7 @@ class ShardPacker:
     """Packs shards; one in every worker."""
 
     def __init__(self, task: PackTask) -> None:
-        """Find the part files and the documents that near-duplicate removal leaves out."""
+        """Find the part files and the texts that near-duplicate removal leaves out."""
         self._plan, self._work, self._ids, _ = task
         self._dtype = token_dtype(task.vocab_size)
         self._parts = self._work.part_files()
@@ -66,7 +66,7 @@ class ShardPacker:
         settings = self._plan.settings
         report = ShardReport(split=split, number=number)
         path = self._work.shard(split, number)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_of(path)
         writer = ShardWriter(partial, settings.length, self._dtype)
         first = self._plan.first_bucket(split) + number * self._plan.buckets_per_shard
         for bucket in range(first, first + self._plan.buckets_per_shard):
@@ -97,10 +97,10 @@ class ShardPacker:
         if not self._plan.settings.keep_duplicates:
             same = [records[name][order][1:] == records[name][order][:-1] for name in ("key", "digest")]
             keep[1:] = ~(same[0] & same[1].all(axis=1))
-        # Further copies share the fate of the first, which alone is counted.
+        # A text is counted once, as its first copy; the copies of a repeated source are further ones.
         first_copy = records["copy"][order] == 0
         report.duplicates += int((~keep & first_copy).sum())
-        near = keep & _is_in(records["id"][order], self._removed)
+        near = keep & _is_in(records["digest"][order, 0], self._removed)
         report.near_duplicates += int((near & first_copy).sum())
         keep &= ~near
 
@@ -121,7 +121,8 @@ class ShardPacker:
         near: npt.NDArray,
         report: ShardReport,
     ) -> None:
-        for index in near.tolist():
+        digests = records["digest"][near, 0]
+        for index in near[np.argsort(digests, kind="stable")[:_SAMPLES]].tolist():
             end = starts[index] + min(int(records["length"][index]), _SHOWN_TOKENS)
             sample = (int(records["digest"][index, 0]), tokens[starts[index] : end].tolist())
             report.near_duplicate_samples.append(sample)
@@ -151,10 +152,10 @@ def _read_bucket(path: Path, dtype: np.dtype, bucket: int) -> Documents:
         return part.documents(bucket)
 
 
-def _is_in(ids: npt.NDArray[np.uint64], ascending: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which ids are in a sorted array, by bisection: it may be a large file."""
-    places = np.searchsorted(ascending, ids)
-    found = np.zeros(len(ids), dtype=bool)
+def _is_in(values: npt.NDArray[np.uint64], ascending: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which values are in a sorted array, by bisection: it may be a large file."""
+    places = np.searchsorted(ascending, values)
+    found = np.zeros(len(values), dtype=bool)
     inside = places < len(ascending)
-    found[inside] = ascending[places[inside]] == ids[inside]
+    found[inside] = ascending[places[inside]] == values[inside]
     return found

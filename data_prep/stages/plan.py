@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.cleaning.normalize import UnicodeForm
 from data_prep.errors import DataError, UsageError
-from data_prep.files import write_atomically
-from data_prep.format import Split, tokenizer_sha256
+from data_prep.files import create_atomically
+from data_prep.format import SourceInfo, Split, tokenizer_sha256
 from data_prep.inputs.segments import Segment, cut_segments
 from data_prep.inputs.sources import Source
 from data_prep.packing import Packing
@@ -23,10 +23,12 @@ _PLAN_VERSION = 1
 _MEGABYTE = 1 << 20
 
 # Text bytes: what a worker holds at once while tokenizing, and while packing; and a comfortable file.
-_PART_BYTES = (_MEGABYTE // 16, 32 * _MEGABYTE)
+_PART_BYTES = (_MEGABYTE // 16, 8 * _MEGABYTE)
 _BUCKET_BYTES = 64 * _MEGABYTE
 _SHARD_BYTES = 512 * _MEGABYTE
 _SEGMENT_BYTES = 256 * _MEGABYTE
+_RANGE_BYTES = 8 * _MEGABYTE
+_MAX_RANGES = 4096
 _PARTS_WISHED = 128  # enough to keep the cores of one machine busy to the end
 _SEGMENTS_WISHED = 256  # and the tasks of a cluster
 _EXPANSION = {
@@ -97,6 +99,7 @@ class Plan(_Strict):
         part_bytes: about how much of a segment is one part.
         num_shards: shards per split; some may turn out empty.
         buckets_per_shard: packed one after the other, to bound memory.
+        num_ranges: ranges of near-duplicate signatures, each sorted in memory.
     """
 
     version: int
@@ -108,16 +111,12 @@ class Plan(_Strict):
     part_bytes: int
     num_shards: dict[Split, int]
     buckets_per_shard: int
+    num_ranges: int
 
     @property
     def num_buckets(self) -> int:
         """Buckets of all shards; those of the training split come first."""
         return self.buckets_per_shard * sum(self.num_shards.values())
-
-    @property
-    def num_ranges(self) -> int:
-        """Ranges of near-duplicate signatures, each small enough to be sorted in memory."""
-        return max(1, self.num_shards["train"])
 
     def first_bucket(self, split: Split) -> int:
         """Number of the split's first bucket."""
@@ -153,6 +152,7 @@ def make_plan(sources: list[Source], tokenizer_dir: Path, settings: Settings) ->
         part_bytes=part_bytes,
         num_shards={"train": num_train, "valid": num_valid},
         buckets_per_shard=max(1, -(-text_bytes // (num_train * _BUCKET_BYTES))),
+        num_ranges=min(-(-text_bytes // _RANGE_BYTES) or 1, _MAX_RANGES),
     )
 
 
@@ -163,16 +163,22 @@ def settle_plan(work: WorkDir, plan: Plan) -> None:
         UsageError: Another preparation has begun there; the message tells the differences.
     """
     work.create()
-    if not work.plan.exists():
-        write_atomically(work.plan, plan.model_dump_json() + "\n")
+    if not work.plan.exists() and create_atomically(work.plan, plan.model_dump_json() + "\n"):
         return
     differences = plan_differences(read_plan(work), plan)
     if differences:
         told = "\n  ".join(differences)
         raise UsageError(
             f"{work.root.parent} holds the beginnings of a corpus made otherwise:\n  {told}\n"
-            f"finish that one with its own command, name another --out, or delete {work.root.parent}"
+            f"finish that one with its own command{_its_command(work)}, name another --out, or delete "
+            f"{work.root.parent}"
         )
+
+
+def _its_command(work: WorkDir) -> str:
+    if not work.command.is_file():
+        return ""
+    return f" ({work.command.read_text(encoding='utf-8').strip()})"
 
 
 def read_plan(work: WorkDir) -> Plan:
@@ -195,9 +201,9 @@ def plan_differences(before: Plan, now: Plan) -> list[str]:
     was = {entry.path: entry for entry in before.inputs}
     here = {entry.path: entry for entry in now.inputs}
     told += [f"input {path} was not there" for path in here if path not in was]
-    told += [f"input {path} is missing now" for path in was if path not in here]
+    told += [f"input {path} is no longer named" for path in was if path not in here]
     told += [
-        f"input {path} has been changed since ({was[path].bytes} bytes then, {entry.bytes} now)"
+        f"input {path} has been written to since ({was[path].bytes} bytes then, {entry.bytes} now)"
         for path, entry in here.items()
         if path in was and was[path] != entry
     ]
@@ -212,6 +218,25 @@ def setting_differences(before: dict[str, object], now: Settings) -> list[str]:
         f"--{name.replace('_', '-')} was {before.get(name)!r}, now {value!r}"
         for name, value in now.model_dump().items()
         if before.get(name) != value
+    ]
+
+
+def source_differences(before: list[SourceInfo], now: list[Source]) -> list[str]:
+    """How sources differ from those a finished corpus was made of, in a user's words."""
+
+    def described(source: SourceInfo | Source) -> tuple[object, ...]:
+        fields = list(source.text_fields)
+        return source.name, fields, source.text_documents, source.quoting, source.repeat
+
+    was, here = [described(source) for source in before], [described(source) for source in now]
+    names = ("name", "text field", "text documents", "quoting", "repeat")
+    if len(was) != len(here):
+        return [f"{len(was)} sources were mixed, now {len(here)}"]
+    return [
+        f"source {there[0]}: {name} was {old!r}, now {new!r}"
+        for there, mine in zip(was, here)
+        for name, old, new in zip(names, there, mine)
+        if old != new
     ]
 
 
@@ -231,5 +256,5 @@ def _input_file(path: Path) -> InputFile:
 def _expansion(path: Path) -> int:
     factor = 1
     for ending in path.suffixes[-2:]:
-        factor *= _EXPANSION.get(ending, 1)
+        factor *= _EXPANSION.get(ending.lower(), 1)
     return factor

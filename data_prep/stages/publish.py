@@ -9,11 +9,11 @@ import pyarrow as pa
 import tokenizers
 import zstandard
 
-from data_prep.errors import DataError
 from data_prep.files import sync_file, write_atomically
 from data_prep.format import (
     DROPPED_NAME,
     FORMAT_VERSION,
+    SPLITS,
     TOKENIZER_NAME,
     DocumentCounts,
     InputInfo,
@@ -27,11 +27,11 @@ from data_prep.format import (
     tokenizer_sha256,
     write_manifest,
 )
-from data_prep.stages.merge import SPLITS, Found
+from data_prep.stages.merge import Found
 from data_prep.stages.pack import ShardReport
 from data_prep.stages.plan import Plan
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer
+from data_prep.tokenizing.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer
 
 
 def publish(
@@ -43,14 +43,9 @@ def publish(
     ids: SpecialIds,
     command: str,
 ) -> Manifest:
-    """Make the packed shards a corpus; may be done again if it was interrupted.
-
-    Raises:
-        DataError: There is nothing to train on, or to hold out.
-    """
+    """Make the packed shards a corpus; may be done again if it was interrupted."""
     out = work.root.parent
-    counts = _document_counts(found, reports)
-    _check_not_empty(plan, counts)
+    counts = document_counts(found, reports)
     shards = [info for split in SPLITS for info in _move_shards(work, out, split, reports)]
     copy_tokenizer(tokenizer_dir, out / TOKENIZER_NAME)
     write_atomically(out / DROPPED_NAME, _dropped_lines(found, reports, tokenizer_dir))
@@ -69,6 +64,9 @@ def publish(
         sources=[
             SourceInfo(
                 name=source.name,
+                text_fields=list(source.text_fields),
+                text_documents=source.text_documents,
+                quoting=source.quoting,
                 repeat=source.repeat,
                 read=found.source_read.get(number, 0),
                 kept=sum(report.kept.get(number, 0) for report in reports),
@@ -127,7 +125,8 @@ def _move_shards(work: WorkDir, out: Path, split: Split, reports: list[ShardRepo
     return infos
 
 
-def _document_counts(found: Found, reports: list[ShardReport]) -> DocumentCounts:
+def document_counts(found: Found, reports: list[ShardReport]) -> DocumentCounts:
+    """Where every document went."""
     kept = {
         split: sum(sum(report.kept.values()) for report in reports if report.split == split)
         for split in SPLITS
@@ -136,26 +135,23 @@ def _document_counts(found: Found, reports: list[ShardReport]) -> DocumentCounts
         read=sum(found.read.values()),
         train=kept["train"],
         valid=kept["valid"],
-        duplicates=sum(report.duplicates for report in reports),
+        duplicates=found.duplicates + sum(report.duplicates for report in reports),
         near_duplicates=sum(report.near_duplicates for report in reports),
         dropped=found.dropped,
         damaged=found.damaged,
     )
 
 
-def _check_not_empty(plan: Plan, counts: DocumentCounts) -> None:
-    if counts.train == 0:
-        raise DataError(f"no document is left to train on: {counts.told()}")
-    if plan.settings.valid_fraction > 0 and counts.valid == 0:
-        raise DataError(
-            f"--valid-fraction {plan.settings.valid_fraction:g} held out none of {counts.train:,} "
-            "documents; use a larger one, or 0 to do without held-out documents"
-        )
-
-
 def _dropped_lines(found: Found, reports: list[ShardReport], tokenizer_dir: Path) -> str:
     """The sample of documents left out, as JSON lines."""
-    lines = [{"reason": entry.reason, "where": entry.where, "text": entry.text} for entry in found.samples]
+    lines = [
+        {
+            "reason": f"damaged: {entry.reason}" if entry.is_damage else entry.reason,
+            "where": entry.where,
+            "text": entry.text,
+        }
+        for entry in found.samples
+    ]
     near = sorted(sample for report in reports for sample in report.near_duplicate_samples)[:20]
     if near:
         tokenizer = open_tokenizer(tokenizer_dir)

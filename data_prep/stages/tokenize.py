@@ -6,7 +6,6 @@ file that exists is not made again.
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -26,25 +25,23 @@ from data_prep.inputs.damage import Damage
 from data_prep.inputs.parts import Part, read_parts
 from data_prep.inputs.records import read_records
 from data_prep.parallel import map_in_order
-from data_prep.part_file import DOCUMENT, SIGNATURE, Documents, bucket_of, write_part
+from data_prep.part_file import DOCUMENT, SIGNATURE, bucket_of, write_part
 from data_prep.progress import progress_bar
 from data_prep.selection import MAX_PARTS, digest_of, document_ids, num_copies, order_keys, split_of
-from data_prep.stages.plan import Plan
+from data_prep.stages.plan import Plan, Settings
 from data_prep.stages.work_dir import WorkDir
 from data_prep.tokenizing.encoder import (
     Backend,
-    BackendChoice,
     Encoder,
     HuggingFaceEncoder,
-    choose_backend,
     first_difference,
     open_encoder,
+    without_ids,
 )
 
 _BATCH_CHARACTERS = 1 << 18
 _BATCH_DOCUMENTS = 1024
-_SAMPLE_DOCUMENTS, _SAMPLE_CHARACTERS = 200, 1 << 19  # on which a faster backend must prove itself
-_CHECKED_DOCUMENTS, _CHECKED_CHARACTERS = 2, 1 << 14  # the same again in every part
+_CHECKED_DOCUMENTS, _CHECKED_CHARACTERS = 2, 1 << 14  # on which a faster backend must prove itself again
 _SAMPLES_PER_REASON = 3
 _SHOWN_CHARACTERS = 2000
 
@@ -57,6 +54,7 @@ class LeftOut(BaseModel):
     reason: str
     where: str
     text: str
+    is_damage: bool = False
     order: int  # those with the smallest are kept, whoever found them
 
 
@@ -67,6 +65,7 @@ class PartReport(BaseModel):
 
     source: int
     read: dict[str, int] = {}
+    duplicates: int = 0
     dropped: dict[str, int] = {}
     damaged: dict[str, int] = {}
     samples: list[LeftOut] = []
@@ -74,13 +73,14 @@ class PartReport(BaseModel):
     warning: str | None = None
 
 
-class Task(NamedTuple):
+class TokenizeTask(NamedTuple):
     """What a worker needs to know; settled before the first part."""
 
     plan: Plan
     work: WorkDir
     tokenizer_dir: Path
     vocab_size: int
+    special_ids: tuple[int, ...]
     hook: str | None
     backend: Backend
     strict: bool
@@ -96,9 +96,18 @@ class _Kept(NamedTuple):
 _worker: "PartTokenizer | None" = None
 
 
-def tokenize_segments(
-    task: Task, segments: list[int], workers: int, choice: BackendChoice
-) -> Iterator[PartReport]:
+def filter_options(settings: Settings, hook: str | None) -> FilterOptions:
+    """What documents must be like; a UsageError if there can be none."""
+    return FilterOptions(
+        min_chars=settings.min_chars,
+        max_chars=settings.max_chars,
+        max_symbols=settings.max_symbols,
+        max_repetition=settings.max_repetition,
+        hook=hook,
+    )
+
+
+def tokenize_segments(task: TokenizeTask, segments: list[int], workers: int) -> Iterator[PartReport]:
     """Make the part files of these segments that do not exist yet; yields the report of each new one.
 
     Raises:
@@ -108,7 +117,6 @@ def tokenize_segments(
     todo = [number for number in segments if not is_complete(work, number)]
     if not todo:
         return
-    task = task._replace(backend=_proven_backend(task, todo, choice))
     total = sum(plan.segments[number].bytes for number in todo)
     with progress_bar("tokenize", total, "B") as bar:
         started, tokens = perf_counter(), 0
@@ -137,7 +145,7 @@ def num_parts(work: WorkDir, segment: int) -> int:
 class PartTokenizer:
     """Makes part files; one in every worker."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TokenizeTask) -> None:
         """Open the tokenizer, load the filters."""
         self._task = task
         self._settings = task.plan.settings
@@ -146,15 +154,7 @@ class PartTokenizer:
         self._reference: Encoder | None = None
         if task.backend != "huggingface":
             self._reference = HuggingFaceEncoder(task.tokenizer_dir)
-        self._drop_reason = make_filter(
-            FilterOptions(
-                min_chars=self._settings.min_chars,
-                max_chars=self._settings.max_chars,
-                max_symbols=self._settings.max_symbols,
-                max_repetition=self._settings.max_repetition,
-                hook=task.hook,
-            )
-        )
+        self._drop_reason = make_filter(filter_options(self._settings, task.hook))
 
     def make(self, segment: int, part: Part) -> PartReport:
         """Make one part file."""
@@ -165,17 +165,23 @@ class PartTokenizer:
         for kept in self._batches(part, report):
             if not checked:
                 encoder, checked = self._checked_encoder(kept.texts, report), True
-            encoded = encoder.encode(kept.texts)
+            encoded = without_ids(encoder.encode(kept.texts), self._task.special_ids)
             tables.append(_table(kept, encoded.lengths))
             tokens.append(encoded.ids.astype(self._dtype))
         table = np.concatenate([_NO_DOCUMENTS, *tables])
         flat = np.concatenate([np.empty(0, self._dtype), *tokens])
         report.tokens = len(flat)
-        num_empty = int((table["length"] == 0).sum())
-        if num_empty:
-            report.dropped["no tokens"] = num_empty
-            table = table[table["length"] > 0]
-        self._write(segment, part.number, table, flat, report)
+        starts = np.cumsum(table["length"], dtype=np.int64) - table["length"]
+        keep = table["length"] > 0
+        if not keep.all():
+            report.dropped["no tokens"] = int((~keep).sum())
+        if not self._settings.keep_duplicates:
+            # Those within a part; without them, a text that is everywhere takes no memory when packing.
+            first = np.zeros(len(table), dtype=bool)
+            first[np.unique(table["digest"].view("u8,u8")[:, 0], return_index=True)[1]] = True
+            report.duplicates = int((keep & ~first).sum())
+            keep &= first
+        self._write(segment, part.number, table[keep], starts[keep], flat, report)
         return report
 
     def _batches(self, part: Part, report: PartReport) -> Iterator[_Kept]:
@@ -194,7 +200,7 @@ class PartTokenizer:
                     if self._task.strict:
                         raise DataError(f"{record.where}: {record.reason}: {record.detail}")
                     damaged[record.reason] += 1
-                    samples.add(f"damaged: {record.reason}", record.where, record.detail)
+                    samples.add(record.reason, record.where, record.detail, is_damage=True)
                     continue
                 text = clean_text(record, self._settings.unicode)
                 reason = self._drop_reason(text)
@@ -232,23 +238,27 @@ class PartTokenizer:
         return self._reference
 
     def _write(
-        self, segment: int, part: int, table: npt.NDArray, tokens: npt.NDArray, report: PartReport
+        self,
+        segment: int,
+        part: int,
+        table: npt.NDArray,
+        starts: npt.NDArray[np.int64],
+        tokens: npt.NDArray,
+        report: PartReport,
     ) -> None:
         plan = self._task.plan
-        lengths = table["length"].astype(np.int64)
-        ids = document_ids(segment, part, table["index"])
         signatures = np.empty(0, SIGNATURE)
         if self._settings.near_duplicates:
-            signatures = _signatures(tokens, lengths, ids)
-        # One record and one stretch of tokens for every copy.
+            signatures = _signatures(table, starts, tokens)
+        # One record for every copy.
         copies = table["copies"].astype(np.int64)
         which = np.repeat(np.arange(len(table)), copies)
         records = np.empty(len(which), DOCUMENT)
         records["digest"] = table["digest"][which]
-        records["id"] = ids[which]
+        records["id"] = document_ids(segment, part, table["index"])[which]
         records["source"] = report.source
         records["copy"] = np.arange(len(which)) - np.repeat(np.cumsum(copies) - copies, copies)
-        records["length"] = lengths[which]
+        records["length"] = table["length"][which]
         records["key"] = order_keys(
             self._settings.seed,
             records["digest"],
@@ -262,12 +272,11 @@ class PartTokenizer:
             buckets[chosen] = plan.first_bucket(split) + bucket_of(
                 records["key"][chosen], plan.split_buckets(split)
             )
-        if (copies > 1).any():
-            pieces = np.split(tokens, np.cumsum(lengths)[:-1])
-            tokens = np.concatenate([pieces[index] for index in which.tolist()])
         write_part(
             self._task.work.part(segment, part),
-            Documents(records, tokens),
+            records,
+            starts[which],
+            tokens,
             buckets,
             plan.num_buckets,
             signatures,
@@ -289,16 +298,18 @@ def _table(kept: _Kept, lengths: npt.NDArray[np.int64]) -> npt.NDArray:
     return table
 
 
-def _signatures(tokens: npt.NDArray, lengths: npt.NDArray, ids: npt.NDArray) -> npt.NDArray:
-    """The band hashes of every document, each with the document's id."""
-    signatures = np.empty(len(ids) * NUM_BANDS, SIGNATURE)
-    ends = np.cumsum(lengths)
-    for start in range(0, len(ids), _BATCH_DOCUMENTS):
-        batch = slice(start, start + _BATCH_DOCUMENTS)
-        first = int(ends[start] - lengths[start])
-        hashes = batch_band_hashes(tokens[first : int(ends[batch][-1])], ends[batch] - first)
-        signatures["hash"][start * NUM_BANDS : start * NUM_BANDS + hashes.size] = hashes.reshape(-1)
-    signatures["id"] = np.repeat(ids, NUM_BANDS)
+def _signatures(table: npt.NDArray, starts: npt.NDArray[np.int64], tokens: npt.NDArray) -> npt.NDArray:
+    """The band hashes of every document, each with the first half of its digest."""
+    signatures = np.empty(len(table) * NUM_BANDS, SIGNATURE)
+    for first in range(0, len(table), _BATCH_DOCUMENTS):
+        batch = slice(first, first + _BATCH_DOCUMENTS)
+        lengths = table["length"][batch].astype(np.int64)
+        pieces = [
+            tokens[start : start + length] for start, length in zip(starts[batch].tolist(), lengths.tolist())
+        ]
+        hashes = batch_band_hashes(np.concatenate(pieces), np.cumsum(lengths))
+        signatures["hash"][first * NUM_BANDS : first * NUM_BANDS + hashes.size] = hashes.reshape(-1)
+    signatures["text"] = np.repeat(table["digest"][:, 0], NUM_BANDS)
     return signatures
 
 
@@ -308,11 +319,12 @@ class _Samples:
     def __init__(self) -> None:
         self._kept: dict[str, list[LeftOut]] = {}
 
-    def add(self, reason: str, where: str, text: str) -> None:
+    def add(self, reason: str, where: str, text: str, is_damage: bool = False) -> None:
         order = digest_of(f"{where}\n{text}").high
         kept = self._kept.setdefault(reason, [])
         if len(kept) < _SAMPLES_PER_REASON or order < kept[-1].order:
-            kept.append(LeftOut(reason=reason, where=where, text=text[:_SHOWN_CHARACTERS], order=order))
+            shown = text[:_SHOWN_CHARACTERS]
+            kept.append(LeftOut(reason=reason, where=where, text=shown, is_damage=is_damage, order=order))
             kept.sort(key=lambda left_out: left_out.order)
             del kept[_SAMPLES_PER_REASON:]
 
@@ -340,33 +352,7 @@ def _unfinished_parts(
         bar.update(finished_bytes - bar.n)
 
 
-def _proven_backend(task: Task, segments: list[int], choice: BackendChoice) -> Backend:
-    sample: list[str] = []
-    if choice != "huggingface":
-        sample = list(islice(_sample_texts(task.plan, segments), _SAMPLE_DOCUMENTS))
-    backend, warning = choose_backend(choice, task.tokenizer_dir, sample)
-    if warning:
-        tqdm.write(f"warning: {warning}")
-    return backend
-
-
-def _sample_texts(plan: Plan, segments: list[int]) -> Iterator[str]:
-    """The first documents of the segments, up to a number of characters."""
-    left = _SAMPLE_CHARACTERS
-    for number in segments:
-        source = plan.sources[plan.segments[number].source]
-        for part in islice(read_parts(plan.segments[number], source, plan.part_bytes), 1):
-            for piece in part.pieces:
-                for record in islice(read_records(piece, source), _SAMPLE_DOCUMENTS // 4):
-                    if isinstance(record, str):
-                        text = clean_text(record, plan.settings.unicode)[:left]
-                        yield text
-                        left -= len(text)
-                    if left <= 0:
-                        return
-
-
-def _start_worker(task: Task) -> None:
+def _start_worker(task: TokenizeTask) -> None:
     global _worker
     _worker = PartTokenizer(task)
 

@@ -1,22 +1,25 @@
 """Where a preparation keeps what it has finished so far."""
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from data_prep.format import Split
+from data_prep.format import WORK_NAME, Split
 
 
 class WorkDir:
     """OUT/.work; every file in it is complete, or its name begins with a dot."""
 
-    NAME = ".work"
-
     def __init__(self, out: Path) -> None:
         """The working directory of the corpus `out`; need not exist yet."""
-        self.root = out / self.NAME
+        self.root = out / WORK_NAME
         self.plan = self.root / "plan.json"
         self.command = self.root / "command"
         self.num_tasks = self.root / "num_tasks"
+        self.backend = self.root / "backend"
+        self.lock = self.root / "lock"
         self.tokenizer = self.root / "tokenizer"
         self.removed = self.root / "near" / "removed.npy"
 
@@ -48,6 +51,13 @@ class WorkDir:
     def shard_report(self, split: Split, number: int) -> Path:
         """Says that a shard is packed, and what is in it."""
         return self.shard(split, number).with_suffix(".json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other process, on any machine, is inside; a process that dies lets go."""
+        with self.lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def remove(self) -> None:
         """Delete it, for it is no longer needed."""

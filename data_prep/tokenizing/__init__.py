@@ -1,0 +1,1 @@
+"""Tokenizers: learning one, opening one, and texts -> ids."""

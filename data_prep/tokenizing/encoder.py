@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.errors import UsageError
-from data_prep.tokenizer import open_tokenizer
+from data_prep.tokenizing.tokenizer import open_tokenizer
 
 Backend = Literal["huggingface", "gigatoken"]
 BackendChoice = Literal["auto", "huggingface", "gigatoken"]
@@ -92,6 +92,20 @@ class GigatokenEncoder:
 def open_encoder(backend: Backend, tokenizer_dir: Path) -> Encoder:
     """The encoder of a backend that `choose_backend` named."""
     return GigatokenEncoder(tokenizer_dir) if backend == "gigatoken" else HuggingFaceEncoder(tokenizer_dir)
+
+
+def without_ids(encoded: Encoded, special_ids: tuple[int, ...]) -> Encoded:
+    """The same without cls, sep and pad, which some tokenizers insist on finding in a text.
+
+    Unigram models have them as ordinary pieces. In a row they mean where documents begin and end.
+    """
+    is_special = np.zeros(len(encoded.ids), dtype=bool)
+    for special in special_ids:
+        is_special |= encoded.ids == special
+    if not is_special.any():
+        return encoded
+    ends = np.concatenate([[0], np.cumsum(~is_special)])[np.cumsum(encoded.lengths)]
+    return Encoded(encoded.ids[~is_special], np.diff(ends, prepend=0).astype(np.int64))
 
 
 def choose_backend(

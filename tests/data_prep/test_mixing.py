@@ -86,7 +86,7 @@ def test_held_out_documents_are_not_repeated(prepare, tmp_path: Path) -> None:
     assert manifest.splits["train"].documents == 2 * manifest.documents.train
 
 
-def test_near_duplicates_go_and_the_first_stays(prepare, tmp_path: Path) -> None:
+def test_one_of_each_group_of_near_duplicates_stays(prepare, tmp_path: Path) -> None:
     texts = made_up(60, seed=4, num_words=200)
     edited = []
     for text in texts[:20]:
@@ -97,12 +97,16 @@ def test_near_duplicates_go_and_the_first_stays(prepare, tmp_path: Path) -> None
     write_lines(tmp_path / "a.jsonl", [*texts, *edited, texts[5], *other])
     out = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0", "--near-duplicates")
     found = texts_in(out)
-    assert set(found) == {*texts, *other}
+    assert {*texts[20:], *other} <= set(found)
+    for text, copy in zip(texts, edited):
+        assert (text in found) != (copy in found)
     documents = read_manifest(out).documents
     assert (documents.near_duplicates, documents.duplicates, documents.train) == (20, 1, 80)
     lines = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
     assert {line["reason"] for line in lines} == {"near duplicate"}
-    assert all("xyzzy" in line["text"] for line in lines)
+    assert len(lines) == 5
+    backwards = write_lines(tmp_path / "b.jsonl", [*other, texts[5], *edited, *texts][::-1])
+    assert texts_in(prepare(str(backwards), "--valid-fraction", "0", "--near-duplicates")) == found
     without = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0")
     assert read_manifest(without).documents.train == 100
 
@@ -119,3 +123,21 @@ def test_a_filter_of_the_users_own(prepare, tmp_path: Path, monkeypatch: pytest.
     assert manifest.documents.dropped == {"not my language": 2}
     assert str(manifest.settings["filter"]).startswith("my_filters:no_sul")
     assert set(texts_in(out)) == {"ka ten", "lo ves"}
+
+
+@pytest.mark.parametrize("order", [["once", "thrice"], ["thrice", "once"]])
+@pytest.mark.parametrize("options", [[], ["--near-duplicates"]])
+def test_a_text_of_two_sources_stands_as_often_as_the_larger_repeat(
+    prepare, tmp_path: Path, order: list[str], options: list[str]
+) -> None:
+    texts = made_up(30, seed=6)
+    entries = {}
+    for name, repeat in (("once", 1), ("thrice", 3)):
+        path = write_lines(tmp_path / f"{name}.jsonl", texts)
+        entries[name] = f"- name: {name}\n  inputs: {path}\n  repeat: {repeat}\n"
+    (tmp_path / "mix.yaml").write_text("".join(entries[name] for name in order))
+    out = prepare("--mix", str(tmp_path / "mix.yaml"), "--valid-fraction", "0", *options)
+    assert texts_in(out) == dict.fromkeys(texts, 3)
+    documents = read_manifest(out).documents
+    assert (documents.read, documents.train, documents.duplicates) == (60, 30, 30)
+    assert main(["verify", str(out)]) == 0

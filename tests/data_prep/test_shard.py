@@ -1,14 +1,16 @@
 """The shard command: same bytes however it ran, everything counted, every mistake told."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from data_prep.__main__ import main
 from data_prep.blocks import read_blocks
@@ -179,7 +181,7 @@ def test_a_finished_corpus_is_left_alone(
     assert main(shard_command(more, tokenizer_dir, corpus_copy)) == 64
     told = capsys.readouterr().err
     assert f"input {more} (17 bytes) was not there" in told
-    assert f"input {documents_file} ({documents_file.stat().st_size} bytes) is missing now" in told
+    assert f"input {documents_file} ({documents_file.stat().st_size} bytes) is no longer named" in told
     other = tmp_path / "other"
     shutil.copytree(tokenizer_dir, other)
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
@@ -209,7 +211,7 @@ def test_an_unfinished_corpus_is_not_mixed_with_another(
     with documents.open("a") as file:
         file.write('{"text": "one more"}\n')
     assert main(shard_command(documents, tokenizer_dir, out, *task)) == 64
-    assert f"input {documents} has been changed since" in capsys.readouterr().err
+    assert f"input {documents} has been written to since" in capsys.readouterr().err
 
 
 def test_a_directory_in_use_is_refused(
@@ -274,7 +276,10 @@ def test_damaged_records_are_counted_or_stop(
     assert main([*common, *options, "--out", str(tmp_path / "out")]) == 0
     streams = capsys.readouterr()
     assert "1 damaged (not UTF-8), 1 damaged (text is not a string)" in streams.out
-    assert "warning: 1 not UTF-8, 1 text is not a string; python -m data_prep inspect" in streams.err
+    assert "warning: some of the input is damaged and left out\n" in streams.err
+    assert (
+        f"\n  {path}, line 2: text is not a string: field 'text' must be a string, not int\n" in streams.err
+    )
     documents = read_manifest(tmp_path / "out").documents
     assert (documents.read, documents.train) == (5, 3)
     assert documents.damaged == {"not UTF-8": 1, "text is not a string": 1}
@@ -328,12 +333,8 @@ def test_a_large_vocabulary_takes_32_bits(tokenizer_dir: Path, tmp_path: Path) -
     [
         ("", [], 65, "no document is left to train on: 0 documents read"),
         ('{"text": " "}\n', [], 65, "no document is left to train on: 1 documents read"),
-        (
-            '{"text": "karo"}\n',
-            ["--valid-fraction", "1e-9"],
-            65,
-            "--valid-fraction 1e-09 held out none of 1 ",
-        ),
+        ("[]\n", [], 65, "line 1: broken JSON: expected an object like"),
+        ('{"text": "karo"}\n', ["--min-chars", "9", "--max-chars", "3"], 64, "there are none"),
         ('{"body": "karo"}\n', [], 65, "no field 'text'; its fields are 'body'; name those"),
         ('{"text": "karo"}\n', ["--tokenizer", "gone"], 65, "gone: no tokenizer.json; make one with"),
         ('{"text": "karo"}\n', ["--filter", "nowhere:f"], 64, "nowhere"),
@@ -357,3 +358,79 @@ def test_what_cannot_be_sharded_is_told(
     assert main(shard_command(tmp_path / "a.jsonl", tokenizer_dir, out, "--workers", "1", *options)) == code
     assert told in capsys.readouterr().err
     assert not out.exists() or not any(out.iterdir())
+
+
+def test_no_held_out_document_is_told(
+    tokenizer_dir: Path, tmp_path: Path, shard_command: ShardCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["karo", "sul"])
+    arguments = shard_command(path, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    assert main([*arguments, "--valid-fraction", "1e-9"]) == 0
+    assert "--valid-fraction 1e-09 held out none of 2 documents" in capsys.readouterr().err
+
+
+def test_another_reading_of_the_same_files_is_another_corpus(
+    tokenizer_dir: Path, tmp_path: Path, shard_command: ShardCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "karo", "body": "sul"}\n')
+    arguments = shard_command(path, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    assert main(arguments) == 0
+    assert main([*arguments, "--text-field", "body"]) == 64
+    assert "source corpus: text field was ['text'], now ['body']" in capsys.readouterr().err
+    assert main([*arguments, "--packing", "document"]) == 64
+    assert f"other rows of it with 'python -m data_prep repack {tmp_path / 'out'}'" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_finds_its_own_tokens_in_texts(tmp_path: Path) -> None:
+    """A Unigram model has </s> as an ordinary piece; it must not pass for the end of a document."""
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [("<unk>", 0.0), ("<s>", -1.0), ("</s>", -1.0), ("<pad>", -1.0)]
+            + [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz \u2581"],
+            0,
+        )
+    )
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    config = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    path = write_jsonl(tmp_path / "a.jsonl", [f"karo {'x' * number}</s></s>" for number in range(40)])
+    common = ["--valid-fraction", "0", "--workers", "1", "--length", "16", "--max-repetition", "1"]
+    arguments = [
+        "shard",
+        str(path),
+        "--tokenizer",
+        str(tmp_path / "tokenizer"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, *common]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert sorted(len(ids) for ids in documents_in(tmp_path / "out", "train")) == [
+        5 + number for number in range(40)
+    ]
+
+
+def test_an_error_of_the_disk_loses_nothing(
+    documents_file: Path,
+    tokenizer_dir: Path,
+    made_corpus: Path,
+    tmp_path: Path,
+    shard_command: ShardCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A disk or a network that fails for a while is no damage of the input."""
+    arguments = shard_command(documents_file, tokenizer_dir, tmp_path / "out", "--workers", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.inputs.raw_pieces._read_range", _failing_reader)
+        assert main(arguments) == 74
+    assert f"Input/output error: '{documents_file}'" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert shard_bytes(tmp_path / "out") == shard_bytes(made_corpus)
+
+
+def _failing_reader(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
+    yield file.read(min(num_bytes, 500_000))
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

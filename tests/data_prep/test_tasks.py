@@ -10,7 +10,6 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.commands.shard import parse_task
-from data_prep.errors import UsageError
 
 ShardCommand = Callable[..., list[str]]
 
@@ -104,13 +103,59 @@ def test_a_damaged_part_is_told(
 
 
 def test_the_variables_of_a_job_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MIN": "10", "MAX": "41", "ID": "13"}.items():
+    for name, value in {"MIN": "0", "MAX": "31", "ID": "13"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    assert parse_task("slurm") == (3, 32)
-    assert parse_task("3/32") == (3, 32)
-    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "2")
-    with pytest.raises(UsageError, match="a step of 2"):
-        parse_task("slurm")
+    assert parse_task("slurm") == (13, None, 32)
+    assert parse_task("3/32") == (3, 32, 32)
+
+
+def test_a_part_of_an_array_submitted_again(
+    made_corpus: Path,
+    documents_file: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    shard_command: ShardCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """sbatch --array=0-3, then what merge names: --array=1,2."""
+    out = tmp_path / "out"
+    arguments = shard_command(documents_file, tokenizer_dir, out, "--task", "slurm", "--workers", "1")
+
+    def submit(numbers: list[int]) -> list[int]:
+        codes = []
+        for number in numbers:
+            for name, value in {"MIN": min(numbers), "MAX": max(numbers), "ID": number}.items():
+                monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+            codes.append(main(arguments))
+        return codes
+
+    assert submit([0, 3]) == [0, 0]
+    assert main(["merge", str(out)]) == 65
+    assert "run these tasks of 4 again: 1,2 (sbatch --array=1,2)" in capsys.readouterr().err
+    assert submit([1, 2]) == [0, 0]
+    assert submit([4]) == [64]
+    assert "this is task 4, but" in capsys.readouterr().err
+    assert main(["merge", str(out), "--workers", "1"]) == 0
+    assert shard_bytes(out) == shard_bytes(made_corpus)
+
+
+def test_many_may_merge_at_once(
+    made_corpus: Path,
+    documents_file: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    shard_command: ShardCommand,
+    repository: Path,
+) -> None:
+    out = tmp_path / "out"
+    options = ["--task", "0/1", "--workers", "1"]
+    assert main(shard_command(documents_file, tokenizer_dir, out, *options)) == 0
+    command = [sys.executable, "-m", "data_prep", "merge", str(out), "--workers", "1"]
+    processes = [subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert shard_bytes(out) == shard_bytes(made_corpus)
+    assert main(["verify", str(out)]) == 0
 
 
 def test_a_tokenizer_that_changes_between_tasks_is_noticed(

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from data_prep.__main__ import main
 from data_prep.errors import DataError
-from data_prep.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer, special_ids
+from data_prep.tokenizing.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer, special_ids
 
 TEXT = "Karo <mask> miten\n\nsul  ba, \u00dcber <s>\U0001f600"
 

@@ -1,5 +1,6 @@
 """What is wrong with a record or a file is told exactly, and costs nothing beside it."""
 
+import dataclasses
 import errno
 import gzip
 import os
@@ -197,7 +198,7 @@ def test_tables(tmp_path: Path) -> None:
     check(second, "text is not a string", f"{parquet}, row 2", "not list<")
 
 
-def test_an_error_of_the_disk_ends_a_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
         yield GOOD + GOOD[:5]
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -205,16 +206,15 @@ def test_an_error_of_the_disk_ends_a_file_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(raw_pieces, "read_chunks", read_chunks)
     path = tmp_path / "a.jsonl"
     path.touch()
-    good, damaged, again, _ = records_of(source_of(path, path))
-    assert good == again == "good"
-    check(damaged, "broken file", str(path), "Input/output error")
+    with pytest.raises(OSError, match=r"Input/output error.*a\.jsonl"):
+        records_of(source_of(path))
 
 
 def test_a_file_that_may_not_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "folder.jsonl"
     path.mkdir()
-    (damaged,) = records_of(source_of(path))
-    check(damaged, "broken file", str(path), "Is a directory")
+    with pytest.raises(OSError, match=r"Is a directory.*folder\.jsonl"):
+        records_of(source_of(path))
 
 
 def test_a_full_disk_is_not_taken_for_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +233,21 @@ def test_a_table_that_has_lost_rows_since_it_was_cut(tmp_path: Path) -> None:
     segment = Segment(0, (Stretch(str(path), 0, 5),), 100)
     first, second = next(read_parts(segment, source_of(path), 1 << 20)).pieces
     assert (first.format, second.format) == ("table", "damage")
+
+
+def test_unquoted_rows(tmp_path: Path) -> None:
+    """GLUE's files have quotes that mean nothing."""
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'id\ttext\n1\t"one\n2\ttwo" and\n3\tthree\n')
+    (damaged,) = records_of(source_of(path))
+    check(damaged, "broken row", f"{path}, line 2", "use --quoting none")
+    source = dataclasses.replace(source_of(path), quoting="none")
+    assert records_of(source) == ['"one', 'two" and', "three"]
+
+
+def test_a_json_array_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'[{"text": "a"},\n{"text": "b"}]\n')
+    first, second = records_of(source_of(path))
+    check(first, "broken JSON", f"{path}, line 1", "jq -c '.[]'")
+    check(second, "broken JSON", f"{path}, line 2", "Extra data")

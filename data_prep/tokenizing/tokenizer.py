@@ -151,7 +151,10 @@ def open_tokenizer(tokenizer_dir: Path) -> Tokenizer:
     """The `tokenizers` object of a Hugging Face tokenizer directory; a DataError if it cannot be read."""
     path = tokenizer_dir / "tokenizer.json"
     if not path.is_file():
-        raise DataError(f"{tokenizer_dir}: no tokenizer.json; make one with 'python -m data_prep tokenizer'")
+        raise DataError(
+            f"{tokenizer_dir}: no tokenizer.json; make one with 'python -m data_prep tokenizer', or save a "
+            "Hugging Face tokenizer there with its save_pretrained (names of the Hub are not looked up)"
+        )
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
@@ -233,7 +236,7 @@ def _train_bpe(texts: Callable[[], Iterable[str]], options: TokenizerOptions) ->
 
 def _train_wordpiece(texts: Callable[[], Iterable[str]], options: TokenizerOptions) -> Tokenizer:
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer = normalizers.BertNormalizer(lowercase=options.lowercase)
+    learner.normalizer = normalizers.BertNormalizer(lowercase=options.lowercase, strip_accents=False)
     learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # The trainer numbers "##a", "##b", ... in the order of a hash table seeded afresh in every process.
     # Handing them over as special tokens fixes their ids and so every later choice between equals;
