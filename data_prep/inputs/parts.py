@@ -16,7 +16,7 @@ from data_prep.inputs.sources import Source
 from data_prep.inputs.table_pieces import read_table_pieces
 from data_prep.inputs.tables import TABLE_ERRORS
 
-MAX_RECORD_BYTES = 64 << 20  # a larger document would take a worker's memory many times over
+MAX_RECORD_BYTES = 16 << 20  # a larger document would take a worker's memory many times over
 
 
 class Part(NamedTuple):

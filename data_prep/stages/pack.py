@@ -106,7 +106,7 @@ class ShardPacker:
 
         starts = np.cumsum(records["length"], dtype=np.int64) - records["length"]
         tokens = np.concatenate([np.empty(0, self._dtype), *(documents.tokens for documents in found)])
-        del found
+        found.clear()
         self._sample(records, starts, tokens, order[near & first_copy], report)
         chosen = order[keep]
         ends = starts + records["length"]

@@ -24,7 +24,7 @@ _MEGABYTE = 1 << 20
 
 # Text bytes: what a worker holds at once while tokenizing, and while packing; and a comfortable file.
 _PART_BYTES = (_MEGABYTE // 16, 8 * _MEGABYTE)
-_BUCKET_BYTES = 64 * _MEGABYTE
+_BUCKET_BYTES = 32 * _MEGABYTE
 _SHARD_BYTES = 512 * _MEGABYTE
 _SEGMENT_BYTES = 256 * _MEGABYTE
 _RANGE_BYTES = 8 * _MEGABYTE

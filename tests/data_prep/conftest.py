@@ -39,6 +39,21 @@ def documents_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def messy_file(tmp_path_factory: pytest.TempPathFactory, documents_file: Path) -> Path:
+    """The same documents, some of them again, some again with a change, and lines that are broken."""
+    generator = random.Random(7)
+    texts = [json.loads(line)["text"] for line in documents_file.read_text().splitlines()]
+    again = generator.sample(texts, 300)
+    changed = [" ".join(["xyzzy", *text.split()[1:]]) for text in generator.sample(texts, 300)]
+    lines = [json.dumps({"text": text}) for text in [*texts, *again, *changed, "", "spam " * 200]]
+    lines += ["broken", '{"text": 1}', "[]"]
+    generator.shuffle(lines)
+    path = tmp_path_factory.mktemp("messy") / "messy.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory, documents_file: Path) -> Path:
     out = tmp_path_factory.mktemp("tokenizers") / "bpe"
     assert main(["tokenizer", str(documents_file), "--out", str(out), "--vocab-size", "400"]) == 0

@@ -112,16 +112,16 @@ def test_one_of_each_group_of_near_duplicates_stays(prepare, tmp_path: Path) -> 
 
 
 def test_a_filter_of_the_users_own(prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "my_filters.py"
+    module = tmp_path / "mixing_filters.py"
     module.write_text("def no_sul(text):\n    return 'not my language' if text.startswith('sul') else None\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     texts = ["sul ten ka", "ka ten", "lo ves", "sul"]
     write_lines(tmp_path / "a.jsonl", texts)
-    out = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0", "--filter", "my_filters:no_sul")
+    out = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0", "--filter", "mixing_filters:no_sul")
     manifest = read_manifest(out)
     assert manifest.documents.dropped == {"not my language": 2}
-    assert str(manifest.settings["filter"]).startswith("my_filters:no_sul")
+    assert str(manifest.settings["filter"]).startswith("mixing_filters:no_sul")
     assert set(texts_in(out)) == {"ka ten", "lo ves"}
 
 

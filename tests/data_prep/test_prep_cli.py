@@ -62,7 +62,7 @@ def test_a_wrong_command_line_exits_64(
         (
             OSError(28, "No space left on device", "x.arrow"),
             74,
-            "error: [Errno 28] No space left on device: 'x.arrow'\n",
+            "error: [Errno 28] No space left on device: 'x.arrow'; make room\n",
         ),
         (RuntimeError("a defect"), 70, "RuntimeError: a defect"),
     ],

@@ -335,7 +335,7 @@ def test_a_large_vocabulary_takes_32_bits(tokenizer_dir: Path, tmp_path: Path) -
         ('{"text": " "}\n', [], 65, "no document is left to train on: 1 documents read"),
         ("[]\n", [], 65, "line 1: broken JSON: expected an object like"),
         ('{"text": "karo"}\n', ["--min-chars", "9", "--max-chars", "3"], 64, "there are none"),
-        ('{"body": "karo"}\n', [], 65, "no field 'text'; its fields are 'body'; name those"),
+        ('{"body": "karo"}\n', [], 65, "no field 'text'; its fields are 'body'\nname the fields"),
         ('{"text": "karo"}\n', ["--tokenizer", "gone"], 65, "gone: no tokenizer.json; make one with"),
         ('{"text": "karo"}\n', ["--filter", "nowhere:f"], 64, "nowhere"),
         ('{"text": "karo"}\n', ["--task", "2/2"], 64, "--task 2/2: expected I/N with I from 0 to N-1"),

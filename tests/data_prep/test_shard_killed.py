@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.format import read_manifest
 
 _KILLS = 25
 
@@ -58,7 +59,7 @@ def run_until_done(
 
 @pytest.mark.parametrize("options", [[], ["--near-duplicates", "--packing", "best-fit"]])
 def test_the_shards_are_those_of_an_undisturbed_run(
-    documents_file: Path,
+    messy_file: Path,
     tokenizer_dir: Path,
     tmp_path: Path,
     shard_command: Callable[..., list[str]],
@@ -69,7 +70,7 @@ def test_the_shards_are_those_of_an_undisturbed_run(
     started = time.monotonic()
     undisturbed = tmp_path / "undisturbed"
     process = start(
-        shard_command(documents_file, tokenizer_dir, undisturbed, "--workers", "2", *options), repository
+        shard_command(messy_file, tokenizer_dir, undisturbed, "--workers", "2", *options), repository
     )
     assert process.wait(120) == 0
     longest = time.monotonic() - started
@@ -77,7 +78,7 @@ def test_the_shards_are_those_of_an_undisturbed_run(
     kills = attempt = 0
     while kills < _KILLS:
         out = tmp_path / f"killed-{attempt}"
-        arguments = shard_command(documents_file, tokenizer_dir, out, "--workers", "2", *options)
+        arguments = shard_command(messy_file, tokenizer_dir, out, "--workers", "2", *options)
         kills += run_until_done(arguments, repository, generator, _KILLS - kills, longest)
         assert contents(out) == expected
         assert sorted(path.name for path in out.iterdir()) == sorted(
@@ -85,6 +86,10 @@ def test_the_shards_are_those_of_an_undisturbed_run(
         )
         attempt += 1
     assert main(["verify", str(out)]) == 0
+    documents = read_manifest(out).documents
+    assert documents.duplicates == 300
+    assert (documents.near_duplicates > 100) == ("--near-duplicates" in options)
+    assert sum(documents.damaged.values()) == 3
 
 
 def test_repacking_survives_too(made_corpus: Path, tmp_path: Path, repository: Path) -> None:

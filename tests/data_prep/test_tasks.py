@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.commands.shard import parse_task
+from data_prep.format import read_manifest
 
 ShardCommand = Callable[..., list[str]]
 
@@ -37,6 +38,34 @@ def test_any_number_of_tasks_gives_the_same_bytes(
     assert shard_bytes(out) == shard_bytes(made_corpus)
     assert {path.name for path in out.iterdir()} == {path.name for path in made_corpus.iterdir()}
     assert main(["merge", str(out)]) == 0
+
+
+def test_duplicates_are_found_across_tasks(
+    messy_file: Path, tokenizer_dir: Path, tmp_path: Path, shard_command: ShardCommand
+) -> None:
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(
+        f"- {{name: a, inputs: {messy_file}, repeat: 2}}\n"
+        f"- {{name: b, inputs: {messy_file.parent}/copy.jsonl, repeat: 0.5}}\n"
+    )
+    shutil.copyfile(messy_file, messy_file.parent / "copy.jsonl")
+
+    def arguments(out: Path, *more: str) -> list[str]:
+        fixed = ["--length", "64", "--shards", "3", "--near-duplicates", "--workers", "1", "--mix", str(mix)]
+        return ["shard", *fixed, "--tokenizer", str(tokenizer_dir), "--out", str(out), *more]
+
+    for task in (1, 2, 0):
+        assert main(arguments(tmp_path / "many", "--task", f"{task}/3")) == 0
+    assert main(["merge", str(tmp_path / "many"), "--workers", "2"]) == 0
+    assert main(arguments(tmp_path / "one")) == 0
+    assert shard_bytes(tmp_path / "many") == shard_bytes(tmp_path / "one")
+    one, many = (read_manifest(tmp_path / name) for name in ("one", "many"))
+    assert (one.documents, one.sources, one.splits) == (many.documents, many.sources, many.splits)
+    counts = one.documents
+    accounted = counts.train + counts.valid + counts.duplicates + counts.near_duplicates
+    accounted += sum(counts.dropped.values()) + sum(counts.damaged.values())
+    assert accounted == counts.read == 2 * 3605
+    assert main(["verify", str(tmp_path / "one")]) == 0
 
 
 def test_merge_names_the_tasks_that_are_missing(

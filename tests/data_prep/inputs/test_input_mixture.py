@@ -61,8 +61,8 @@ def test_all_problems_are_told_at_once(write: Path) -> None:
         "  - entry 3: text_documents: found 'lines', should be 'file', 'block' or 'line'",
         "  - entry 3: repeat: found -1, should be greater than 0",
         "  - entry 5 (books): text_field: found 3, should be a text or a list of texts, none of them empty",
-        "  - entry 5 (books): colour: unknown key; an entry has name, inputs, text_field, text_documents, "
-        "repeat",
+        "  - entry 5 (books): colour: unknown key; "
+        "an entry has name, inputs, text_field, text_documents, quoting, repeat",
         f"  - entry 6: found 'just text', should be keys and values, like {EXAMPLE}",
         "  - entry 7 (last): repeat: found inf, should be a finite number",
         "  - entry 8 (very last): repeat: found '2', should be a valid number",

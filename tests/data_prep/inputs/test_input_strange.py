@@ -239,8 +239,9 @@ def test_unquoted_rows(tmp_path: Path) -> None:
     """GLUE's files have quotes that mean nothing."""
     path = tmp_path / "a.tsv"
     path.write_bytes(b'id\ttext\n1\t"one\n2\ttwo" and\n3\tthree\n')
-    (damaged,) = records_of(source_of(path))
+    damaged, good = records_of(source_of(path))
     check(damaged, "broken row", f"{path}, line 2", "use --quoting none")
+    assert good == "three"
     source = dataclasses.replace(source_of(path), quoting="none")
     assert records_of(source) == ['"one', 'two" and', "three"]
 
