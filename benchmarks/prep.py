@@ -12,7 +12,7 @@ start to its end, with as many processes:
     datasets        load_dataset, map with the tokenizer, map with group_texts, save_to_disk, as in the
                     masked-language-modelling example of Hugging Face transformers
 
-Ours and bare take turns for --rounds rounds; the ratios are medians over the rounds.
+They take turns for --rounds rounds; the ratios are medians over the rounds.
 """
 
 import argparse
@@ -188,8 +188,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         timings.setdefault("ours", []).append(ours("huggingface"))
         if fast:
             timings.setdefault("ours, fast", []).append(ours("gigatoken"))
-        if number == 0:
-            timings.setdefault("datasets", []).append(other("datasets"))
+        timings.setdefault("datasets", []).append(other("datasets"))
         print(f"round {number + 1} of {arguments.rounds} done", file=sys.stderr)
     ours("huggingface")  # once more, for its manifest
     report(arguments, text, timings, read_manifest(out).splits["train"].tokens)
@@ -208,8 +207,7 @@ def report(arguments: argparse.Namespace, text: Path, timings: dict[str, list[Ti
         """How many times as fast as the other ours is; the runs of a round are compared with each other."""
         if ours not in timings:
             return None
-        others = timings[other] * len(timings[ours]) if len(timings[other]) == 1 else timings[other]
-        return round(median(b.seconds / a.seconds for b, a in zip(others, timings[ours])), 3)
+        return round(median(b.seconds / a.seconds for b, a in zip(timings[other], timings[ours])), 3)
 
     # Imports torch, which the processes that are timed have no use for.
     from pipeline.run_dir import describe_machine

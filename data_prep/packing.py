@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from data_prep.format import Ints, PackedRows
 from data_prep.hashing import fold
+from data_prep.ragged import each, take
 
 Packing = Literal["full", "document", "best-fit"]
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
@@ -127,7 +128,7 @@ def fill(
     input_ids = np.full(num_rows * sequence_length, ids.pad, dtype=tokens.dtype)
     input_ids[begin] = ids.cls
     source = (np.cumsum(lengths) - lengths)[pieces.document] + pieces.offset
-    for to, start, count in zip((begin + 1).tolist(), source.tolist(), pieces.num_tokens.tolist()):
+    for to, start, count in each(begin + 1, source, pieces.num_tokens):
         input_ids[to : to + count] = tokens[start : start + count]
     input_ids[begin + 1 + pieces.num_tokens] = ids.sep
     rows = input_ids.reshape(num_rows, sequence_length)
@@ -155,8 +156,7 @@ def unpack(rows: PackedRows, sep_id: int) -> tuple[npt.NDArray, Ints]:
         counts -= flat[begin + counts] == sep_id
     order = np.lexsort((rows.offsets, rows.documents))
     starts, counts = (begin + 1)[order], counts[order]
-    pieces = [flat[start : start + count] for start, count in zip(starts.tolist(), counts.tolist())]
-    tokens = np.concatenate(pieces) if pieces else flat[:0]
+    tokens = take(flat, starts, counts)
     documents = rows.documents[order]
     return tokens, np.bincount(documents, weights=counts).astype(np.int64)
 

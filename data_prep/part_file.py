@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from data_prep.errors import DataError
 from data_prep.files import partial_of
+from data_prep.ragged import each
 
 # `key` orders the documents of a corpus; `digest` is of the text; `id` says where it was read. A signature's
 # `text` is the first half of the digest: equal texts are one to whoever looks for near-duplicates.
@@ -89,7 +90,7 @@ def write_part(
     partial = partial_of(path)
     try:
         with partial.open("wb") as file:
-            for start, length in zip(starts[order].tolist(), lengths[order].tolist()):
+            for start, length in each(starts[order], lengths[order]):
                 file.write(tokens[start : start + length].data)
             sections = [file.tell()]
             for content in (

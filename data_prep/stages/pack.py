@@ -12,6 +12,7 @@ from data_prep.files import partial_of, sha256_file, write_atomically
 from data_prep.format import ShardWriter, Split, SplitInfo, token_dtype
 from data_prep.packing import PieceIds, pack_block
 from data_prep.part_file import DOCUMENT, Documents, PartFile
+from data_prep.ragged import take
 from data_prep.stages.plan import Plan
 from data_prep.stages.work_dir import WorkDir
 
@@ -109,9 +110,7 @@ class ShardPacker:
         found.clear()
         self._sample(records, starts, tokens, order[near & first_copy], report)
         chosen = order[keep]
-        ends = starts + records["length"]
-        pieces = [tokens[start:end] for start, end in zip(starts[chosen].tolist(), ends[chosen].tolist())]
-        return Documents(records[chosen], np.concatenate([tokens[:0], *pieces]))
+        return Documents(records[chosen], take(tokens, starts[chosen], records["length"][chosen]))
 
     def _sample(
         self,

@@ -27,6 +27,7 @@ from data_prep.inputs.records import read_records
 from data_prep.parallel import map_in_order
 from data_prep.part_file import DOCUMENT, SIGNATURE, bucket_of, write_part
 from data_prep.progress import progress_bar
+from data_prep.ragged import take
 from data_prep.selection import MAX_PARTS, digest_of, document_ids, num_copies, order_keys, split_of
 from data_prep.stages.plan import Plan, Settings
 from data_prep.stages.work_dir import WorkDir
@@ -304,10 +305,7 @@ def _signatures(table: npt.NDArray, starts: npt.NDArray[np.int64], tokens: npt.N
     for first in range(0, len(table), _BATCH_DOCUMENTS):
         batch = slice(first, first + _BATCH_DOCUMENTS)
         lengths = table["length"][batch].astype(np.int64)
-        pieces = [
-            tokens[start : start + length] for start, length in zip(starts[batch].tolist(), lengths.tolist())
-        ]
-        hashes = batch_band_hashes(np.concatenate(pieces), np.cumsum(lengths))
+        hashes = batch_band_hashes(take(tokens, starts[batch], lengths), np.cumsum(lengths))
         signatures["hash"][first * NUM_BANDS : first * NUM_BANDS + hashes.size] = hashes.reshape(-1)
     signatures["text"] = np.repeat(table["digest"][:, 0], NUM_BANDS)
     return signatures
