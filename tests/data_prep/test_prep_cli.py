@@ -92,14 +92,21 @@ def test_a_users_mistake_is_one_line_on_stderr(run_cli: Run, tmp_path: Path) -> 
     assert result.stderr.count("\n") == 1
 
 
-def test_ctrl_c_stops_everything_at_once(
+@pytest.mark.parametrize(
+    ("signal_number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped by SIGTERM")],
+)
+def test_a_signal_stops_everything_at_once(
     documents_file: Path,
     tokenizer_dir: Path,
     tmp_path: Path,
     shard_command: Callable[..., list[str]],
     repository: Path,
+    signal_number: signal.Signals,
+    code: int,
+    told: str,
 ) -> None:
-    """A terminal sends SIGINT to the whole process group, workers included."""
+    """A terminal sends SIGINT to the whole process group, workers included; a batch system SIGTERM."""
     long_file = tmp_path / "long.jsonl"
     long_file.write_bytes(documents_file.read_bytes() * 400)  # seconds of work
     arguments = shard_command(
@@ -117,10 +124,10 @@ def test_ctrl_c_stops_everything_at_once(
     while not any((tmp_path / "out").glob(".work/parts/*.part")):
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal_number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == "interrupted; what is finished is kept, and the same command goes on\n"
+    assert process.returncode == code
+    assert error == f"{told}; what is finished is kept, and the same command goes on\n"
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
