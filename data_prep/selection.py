@@ -65,7 +65,7 @@ def order_keys(seed: int, digests: UInt64s, copies: npt.NDArray, ids: UInt64s | 
 def document_ids(segment: int, part: int, indices: npt.NDArray) -> UInt64s:
     """Where documents were read, as numbers that ascend in the order of the inputs, (n,).
 
-    No part has as many as 2^24: it would have to consist of empty lines, and those come nowhere.
+    An index is below 2^24: a part has at most 8 MB, or a single record.
     """
     return np.uint64(segment << 44 | part << 24) + indices.astype(np.uint64)
 

@@ -12,8 +12,9 @@ from data_prep.part_file import PartFile
 from data_prep.progress import progress_bar
 from data_prep.stages.deduplicate import find_near_duplicates
 from data_prep.stages.pack import PackTask, ShardReport, pack_in_worker, start_packer
+from data_prep.stages.part_report import LeftOut, PartReport
 from data_prep.stages.plan import Plan
-from data_prep.stages.tokenize import LeftOut, PartReport, is_complete
+from data_prep.stages.tokenize import is_complete
 from data_prep.stages.work_dir import WorkDir
 from data_prep.tokenizing.tokenizer import SpecialIds
 

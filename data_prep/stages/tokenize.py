@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from data_prep.cleaning.filters import FilterOptions, make_filter
@@ -29,6 +28,7 @@ from data_prep.part_file import DOCUMENT, SIGNATURE, bucket_of, write_part
 from data_prep.progress import progress_bar
 from data_prep.ragged import take
 from data_prep.selection import MAX_PARTS, digest_of, document_ids, num_copies, order_keys, split_of
+from data_prep.stages.part_report import PartReport, Samples
 from data_prep.stages.plan import Plan, Settings
 from data_prep.stages.work_dir import WorkDir
 from data_prep.tokenizing.encoder import (
@@ -43,35 +43,6 @@ from data_prep.tokenizing.encoder import (
 _BATCH_CHARACTERS = 1 << 18
 _BATCH_DOCUMENTS = 1024
 _CHECKED_DOCUMENTS, _CHECKED_CHARACTERS = 2, 1 << 14  # on which a faster backend must prove itself again
-_SAMPLES_PER_REASON = 3
-_SHOWN_CHARACTERS = 2000
-
-
-class LeftOut(BaseModel):
-    """A document or a record that was left out: one of a sample kept for people to look at."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reason: str
-    where: str
-    text: str
-    is_damage: bool = False
-    order: int  # those with the smallest are kept, whoever found them
-
-
-class PartReport(BaseModel):
-    """What became of the documents of a part; `read` counts them by file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: int
-    read: dict[str, int] = {}
-    duplicates: int = 0
-    dropped: dict[str, int] = {}
-    damaged: dict[str, int] = {}
-    samples: list[LeftOut] = []
-    tokens: int = 0
-    warning: str | None = None
 
 
 class TokenizeTask(NamedTuple):
@@ -188,7 +159,7 @@ class PartTokenizer:
     def _batches(self, part: Part, report: PartReport) -> Iterator[_Kept]:
         """The documents that pass, in batches; counts all others."""
         source = self._task.plan.sources[report.source]
-        samples = _Samples()
+        samples = Samples()
         read: Counter[str] = Counter()
         damaged: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
@@ -309,25 +280,6 @@ def _signatures(table: npt.NDArray, starts: npt.NDArray[np.int64], tokens: npt.N
         signatures["hash"][first * NUM_BANDS : first * NUM_BANDS + hashes.size] = hashes.reshape(-1)
     signatures["text"] = np.repeat(table["digest"][:, 0], NUM_BANDS)
     return signatures
-
-
-class _Samples:
-    """A few of the documents left out, by reason: those with the smallest digest."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, list[LeftOut]] = {}
-
-    def add(self, reason: str, where: str, text: str, is_damage: bool = False) -> None:
-        order = digest_of(f"{where}\n{text}").high
-        kept = self._kept.setdefault(reason, [])
-        if len(kept) < _SAMPLES_PER_REASON or order < kept[-1].order:
-            shown = text[:_SHOWN_CHARACTERS]
-            kept.append(LeftOut(reason=reason, where=where, text=shown, is_damage=is_damage, order=order))
-            kept.sort(key=lambda left_out: left_out.order)
-            del kept[_SAMPLES_PER_REASON:]
-
-    def kept(self) -> list[LeftOut]:
-        return [left_out for _, kept in sorted(self._kept.items()) for left_out in kept]
 
 
 def _unfinished_parts(
