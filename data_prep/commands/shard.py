@@ -118,7 +118,7 @@ def _add_cleaning(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--near-duplicates",
         action="store_true",
-        help="also drop documents that nearly repeat an earlier one (MinHash, similarity from about 0.7)",
+        help="also drop documents that nearly repeat another one (MinHash, similarity from about 0.7)",
     )
 
 
