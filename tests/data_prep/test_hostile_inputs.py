@@ -21,12 +21,14 @@ from data_prep.packing import unpack
 
 ShardCommand = Callable[..., list[str]]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "masakhanews"
+# Of this process as the kernel counts it since its start: getrusage would count the one that started it, too.
 _MEASURE = """
-import resource, sys
+import re, resource, sys
+from pathlib import Path
 from data_prep.__main__ import main
 code = main(sys.argv[1:])
-peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print("peak", max(peaks) // 1024)
+own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print("peak", max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024)
 sys.exit(code)
 """
 
