@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,22 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old content or all of the new one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write the new content of `path` to; it becomes `path` at the end, if nothing is raised."""
     partial = partial_of(path)
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         sync_file(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either its old content or all of the new one."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     sync_file(path.parent)
 
 

@@ -14,7 +14,6 @@ A file under its final name is complete: it is written under another, flushed to
 """
 
 import io
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.errors import DataError
-from data_prep.files import partial_of
+from data_prep.files import replacing
 from data_prep.ragged import each
 
 # `key` orders the documents of a corpus; `digest` is of the text; `id` says where it was read. A signature's
@@ -87,26 +86,19 @@ def write_part(
     tokens_per_bucket = np.bincount(buckets, weights=lengths, minlength=num_buckets).astype(np.int64)
     per_range = np.bincount(range_of(signatures["hash"], num_ranges), minlength=num_ranges)
 
-    partial = partial_of(path)
-    try:
-        with partial.open("wb") as file:
-            for start, length in each(starts[order], lengths[order]):
-                file.write(tokens[start : start + length].data)
-            sections = [file.tell()]
-            for content in (
-                records[order].tobytes(),
-                signatures.tobytes(),
-                b"".join(_begins(counts) for counts in (tokens_per_bucket, per_bucket, per_range)),
-                report,
-            ):
-                file.write(content)
-                sections.append(file.tell())
-            file.write(_FOOTER.pack(*sections[:4], num_buckets, num_ranges, _MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        for start, length in each(starts[order], lengths[order]):
+            file.write(tokens[start : start + length].data)
+        sections = [file.tell()]
+        for content in (
+            records[order].tobytes(),
+            signatures.tobytes(),
+            b"".join(_begins(counts) for counts in (tokens_per_bucket, per_bucket, per_range)),
+            report,
+        ):
+            file.write(content)
+            sections.append(file.tell())
+        file.write(_FOOTER.pack(*sections[:4], num_buckets, num_ranges, _MAGIC))
 
 
 class PartFile:

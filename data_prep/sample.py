@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.files import partial_of, sync_file
+from data_prep.files import replacing, sync_file
 from data_prep.parallel import available_cores, map_in_order
 from data_prep.progress import progress_bar
 
@@ -57,22 +57,16 @@ def write_sample(out: Path, max_bytes: int) -> tuple[int, int]:
     """
     files = installed_sources()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(out)
     num_documents = num_bytes = 0
-    try:
-        with partial.open("wb") as sink:
-            for name, text in _distinct_documents(files):
-                line = json.dumps({"id": name, "text": text}, ensure_ascii=False).encode() + b"\n"
-                if num_bytes + len(line) > max_bytes:
-                    break
-                sink.write(line)
-                num_documents += 1
-                num_bytes += len(line)
-        sync_file(partial)
-        partial.replace(out)
-        sync_file(out.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as partial, partial.open("wb") as sink:
+        for name, text in _distinct_documents(files):
+            line = json.dumps({"id": name, "text": text}, ensure_ascii=False).encode() + b"\n"
+            if num_bytes + len(line) > max_bytes:
+                break
+            sink.write(line)
+            num_documents += 1
+            num_bytes += len(line)
+    sync_file(out.parent)
     return num_documents, num_bytes
 
 

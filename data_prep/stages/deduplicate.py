@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.cleaning.near_duplicates import duplicate_pairs, ids_to_remove
-from data_prep.files import partial_of, sync_file
+from data_prep.files import replacing
 from data_prep.format import token_dtype
 from data_prep.parallel import map_in_order
 from data_prep.part_file import SIGNATURE, PartFile
@@ -38,9 +38,7 @@ def find_near_duplicates(plan: Plan, work: WorkDir, vocab_size: int, workers: in
         return
     todo = [number for number in range(plan.num_ranges) if not work.pairs(number).is_file()]
     with progress_bar("near-duplicates", len(todo), " ranges") as bar:
-        for _ in map_in_order(
-            _find_pairs, todo, min(workers, plan.num_ranges), _start_worker, (_Task(work, vocab_size),)
-        ):
+        for _ in map_in_order(_find_pairs, todo, workers, _start_worker, (_Task(work, vocab_size),)):
             bar.update(1)
     _save(work.removed, ids_to_remove(_all_pairs(plan, work)))
 
@@ -80,8 +78,5 @@ def _find_pairs(number: int) -> None:
 
 
 def _save(path: Path, array: npt.NDArray) -> None:
-    partial = partial_of(path)
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    sync_file(partial)
-    partial.replace(path)

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from data_prep.__main__ import main
-from data_prep.blocks import read_blocks
 from data_prep.cleaning.normalize import clean_text
 from data_prep.format import read_manifest
-from data_prep.packing import unpack
+from tests.shard_files import texts_in
 
 ShardCommand = Callable[..., list[str]]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "masakhanews"
@@ -154,15 +152,7 @@ def test_low_resource_languages_keep_every_character(tmp_path: Path, language: s
         main(["shard", str(path), "--tokenizer", str(tokenizer), "--out", str(out), *options, *fields]) == 0
     )
     manifest = read_manifest(out)
-    reader = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
-    found = set()
-    for info in manifest.shards:
-        for block in read_blocks(out / info.name, info):
-            tokens, lengths = unpack(block, sep_id=2)
-            start = 0
-            for length in lengths.tolist():
-                found.add(reader.decode(tokens[start : start + length].tolist()))
-                start += length
+    found = set(texts_in(out))
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     texts = {clean_text("\n\n".join((row["headline"], row["text"])), "nfc") for row in rows}

@@ -6,12 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from data_prep.__main__ import main
-from data_prep.blocks import read_blocks
 from data_prep.format import read_manifest
-from data_prep.packing import unpack
+from tests.shard_files import texts_in
 
 WORDS = ["ka", "romi", "ten", "sul", "baqui", "dor", "etan", "lo", "ves", "miten", "karo", "quiba"]
 
@@ -24,19 +22,6 @@ def made_up(count: int, seed: int, num_words: int = 60) -> list[str]:
 def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
     path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
     return path
-
-
-def texts_in(corpus: Path) -> Counter[str]:
-    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
-    found: Counter[str] = Counter()
-    for info in read_manifest(corpus).shards_of("train"):
-        for block in read_blocks(corpus / info.name, info):
-            tokens, lengths = unpack(block, sep_id=2)
-            start = 0
-            for length in lengths.tolist():
-                found[tokenizer.decode(tokens[start : start + length].tolist())] += 1
-                start += length
-    return found
 
 
 @pytest.fixture
@@ -60,7 +45,7 @@ def test_sources_are_repeated_and_sampled(prepare, tmp_path: Path, capsys) -> No
         f"- name: web\n  inputs: [{tmp_path}/web.jsonl]\n  repeat: 0.5\n"
     )
     out = prepare("--mix", str(mix), "--valid-fraction", "0")
-    found = texts_in(out)
+    found = Counter(texts_in(out))
     assert all(found[text] == 3 for text in books)
     sampled = [text for text in web if found[text]]
     assert all(found[text] == 1 for text in sampled)
@@ -96,7 +81,7 @@ def test_one_of_each_group_of_near_duplicates_stays(prepare, tmp_path: Path) -> 
     other = made_up(20, seed=5, num_words=200)
     write_lines(tmp_path / "a.jsonl", [*texts, *edited, texts[5], *other])
     out = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0", "--near-duplicates")
-    found = texts_in(out)
+    found = Counter(texts_in(out))
     assert {*texts[20:], *other} <= set(found)
     for text, copy in zip(texts, edited):
         assert (text in found) != (copy in found)
@@ -106,7 +91,8 @@ def test_one_of_each_group_of_near_duplicates_stays(prepare, tmp_path: Path) -> 
     assert {line["reason"] for line in lines} == {"near duplicate"}
     assert len(lines) == 5
     backwards = write_lines(tmp_path / "b.jsonl", [*other, texts[5], *edited, *texts][::-1])
-    assert texts_in(prepare(str(backwards), "--valid-fraction", "0", "--near-duplicates")) == found
+    again = prepare(str(backwards), "--valid-fraction", "0", "--near-duplicates")
+    assert Counter(texts_in(again)) == found
     without = prepare(str(tmp_path / "a.jsonl"), "--valid-fraction", "0")
     assert read_manifest(without).documents.train == 100
 
@@ -137,7 +123,7 @@ def test_a_text_of_two_sources_stands_as_often_as_the_larger_repeat(
         entries[name] = f"- name: {name}\n  inputs: {path}\n  repeat: {repeat}\n"
     (tmp_path / "mix.yaml").write_text("".join(entries[name] for name in order))
     out = prepare("--mix", str(tmp_path / "mix.yaml"), "--valid-fraction", "0", *options)
-    assert texts_in(out) == dict.fromkeys(texts, 3)
+    assert Counter(texts_in(out)) == dict.fromkeys(texts, 3)
     documents = read_manifest(out).documents
     assert (documents.read, documents.train, documents.duplicates) == (60, 30, 30)
     assert main(["verify", str(out)]) == 0

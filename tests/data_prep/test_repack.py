@@ -7,12 +7,9 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.format import read_manifest
+from tests.shard_files import shard_bytes
 
 ShardCommand = Callable[..., list[str]]
-
-
-def shard_bytes(corpus: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(corpus.glob("*.arrow"))}
 
 
 @pytest.mark.parametrize(("length", "packing"), [(32, None), (200, None), (64, "best-fit"), (48, "document")])

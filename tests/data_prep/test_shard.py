@@ -13,36 +13,16 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from data_prep.__main__ import main
-from data_prep.blocks import read_blocks
-from data_prep.format import Shard, Split, read_manifest, token_dtype
-from data_prep.packing import unpack
+from data_prep.format import Shard, read_manifest, token_dtype
 from data_prep.selection import digest_of, split_of
+from tests.shard_files import documents_in, shard_bytes, texts_in
 
 ShardCommand = Callable[..., list[str]]
-
-
-def shard_bytes(corpus: Path) -> dict[str, bytes]:
-    names = [*corpus.glob("*.arrow"), corpus / "dropped.jsonl"]
-    return {path.name: path.read_bytes() for path in sorted(names)}
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
-
-
-def documents_in(corpus: Path, split: Split) -> Iterator[list[int]]:
-    """The split's documents as token ids, in the order in which they were packed."""
-    manifest = read_manifest(corpus)
-    for info in manifest.shards_of(split):
-        for block in read_blocks(corpus / info.name, info):
-            tokens, lengths = unpack(block, sep_id=2)
-            yield from (piece.tolist() for piece in np.split(tokens, np.cumsum(lengths)[:-1]))
-
-
-def texts_in(corpus: Path, split: Split) -> list[str]:
-    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
-    return [tokenizer.decode(ids) for ids in documents_in(corpus, split)]
 
 
 def test_the_corpus_holds_the_documents(made_corpus: Path, documents_file: Path) -> None:

@@ -11,13 +11,9 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.commands.shard import parse_task
 from data_prep.format import read_manifest
+from tests.shard_files import shard_bytes
 
 ShardCommand = Callable[..., list[str]]
-
-
-def shard_bytes(corpus: Path) -> dict[str, bytes]:
-    names = [*corpus.glob("*.arrow"), corpus / "dropped.jsonl"]
-    return {path.name: path.read_bytes() for path in sorted(names)}
 
 
 @pytest.mark.parametrize("num_tasks", [1, 3, 40])
