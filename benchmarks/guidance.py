@@ -39,7 +39,6 @@ from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainS
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.documents import Documents
-from pipeline.distributed import LAUNCHER_VARIABLES, Cluster
 from pipeline.engine import PretrainingModule, forward, start_engine
 from pipeline.guidance.allocation import allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
@@ -47,7 +46,8 @@ from pipeline.guidance.patterns import parse_pattern
 from pipeline.guidance.row_terms import LossForm, row_terms
 from pipeline.guidance.targets import make_targets
 from pipeline.model import build_model
-from pipeline.run_dir import describe_machine
+from pipeline.processes.cluster import LAUNCHER_VARIABLES, Cluster
+from pipeline.runs.run_dir import describe_machine
 
 WAYS = ("none", "sampled", "all", "published")
 _REFERENCE_LENGTH = 512  # of the figures named in the last line

@@ -46,7 +46,7 @@ from pipeline.data.corpus import read_vocabulary
 from pipeline.data.masking import mask_rows
 from pipeline.data.order import rows_of_step
 from pipeline.errors import UserError
-from pipeline.run_dir import describe_machine
+from pipeline.runs.run_dir import describe_machine
 
 _SEED = 0
 _SAMPLE_BYTES = 4_000_000  # of text; twice what its shards will be

@@ -29,7 +29,6 @@ from tqdm import tqdm
 from pipeline.build import Corpus, build_guidance, build_pretraining_module
 from pipeline.config.load import find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.data.order import rows_of_step
-from pipeline.distributed import Cluster
 from pipeline.engine import PretrainingModule, forward, parameter_groups
 from pipeline.errors import UserError
 from pipeline.evaluation.held_out import evaluate_held_out
@@ -37,7 +36,8 @@ from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.learning_rate import learning_rate_at
-from pipeline.run_dir import describe_machine
+from pipeline.processes.cluster import Cluster
+from pipeline.runs.run_dir import describe_machine
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0

@@ -210,7 +210,7 @@ def report(arguments: argparse.Namespace, text: Path, timings: dict[str, list[Ti
         return round(median(b.seconds / a.seconds for b, a in zip(timings[other], timings[ours])), 3)
 
     # Imports torch, which the processes that are timed have no use for.
-    from pipeline.run_dir import describe_machine
+    from pipeline.runs.run_dir import describe_machine
 
     result = {
         "vs_encode_batch": ratio("bare", "ours"),

@@ -18,7 +18,7 @@ import psutil
 
 from pipeline.config.load import find_recipe, read_settings
 from pipeline.errors import EXIT_STOPPED
-from pipeline.run_dir import RunDir, read_json_lines
+from pipeline.runs.run_dir import RunDir, read_json_lines
 
 _CLOCK_FIELDS = (
     "time",

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 
 from data_prep.files import write_atomically
-from pipeline.distributed import Cluster
 from pipeline.guidance.allocation import Allocation
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.run_dir import read_json_lines
+from pipeline.processes.cluster import Cluster
+from pipeline.runs.run_dir import read_json_lines
 
 _COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps")
 

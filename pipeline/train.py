@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.build import Corpus, build_guidance, build_pretraining_module
-from pipeline.checkpoint import (
+from pipeline.checkpoints.checkpoint import (
     delete_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -23,7 +23,6 @@ from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
 from pipeline.data.counter_rng import make_keys
-from pipeline.distributed import Cluster
 from pipeline.engine import forward, start_engine
 from pipeline.errors import UsageError
 from pipeline.evaluation.attention_snapshot import (
@@ -38,10 +37,11 @@ from pipeline.guidance.targets import Targets
 from pipeline.guidance.timer import CLOCK
 from pipeline.learning_rate import learning_rate_at
 from pipeline.metrics import MetricsLog, WindowSums
+from pipeline.processes.cluster import Cluster
+from pipeline.processes.stop import StopRequest
 from pipeline.progress import Progress
-from pipeline.run_dir import RunDir, describe_environment
-from pipeline.start import Start, StartOptions, choose_start
-from pipeline.stop import StopRequest
+from pipeline.runs.run_dir import RunDir, describe_environment
+from pipeline.runs.start import Start, StartOptions, choose_start
 
 logger = logging.getLogger(__name__)
 

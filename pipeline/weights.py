@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from pipeline.build import Corpus, build_pretraining_module
-from pipeline.checkpoint import newest_usable, read_checkpoint_manifest, step_of
+from pipeline.checkpoints.checkpoint import newest_usable, read_checkpoint_manifest, step_of
 from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError
-from pipeline.run_dir import RunDir
+from pipeline.runs.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
 

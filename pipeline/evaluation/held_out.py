@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from pipeline.data.batches import RowBatcher, evaluation_batches
-from pipeline.distributed import Cluster
 from pipeline.engine import forward
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.timer import CLOCK
 from pipeline.metrics import WindowSums
+from pipeline.processes.cluster import Cluster
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ good. The step at which that was seen is the only state.
 
 import torch
 
-from pipeline.distributed import Cluster
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidanceSchedule
+from pipeline.processes.cluster import Cluster
 
 _EVERY_STEPS = 10  # a look waits for the device once
 _QUORUM = 0.9  # of the guided heads: a single one that never forms must not keep all others dense

@@ -3,12 +3,12 @@
 import torch
 
 from pipeline.data.batches import MicroBatch
-from pipeline.distributed import Cluster
 from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.loss import GuidanceLoss
 from pipeline.guidance.schedule import GuidanceSchedule, GuidedStep
 from pipeline.guidance.targets import Targets
+from pipeline.processes.cluster import Cluster
 
 
 class RunGuidance:

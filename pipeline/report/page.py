@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError
 from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.report import figures
 from pipeline.report.attention_maps import attend_to_sentence
-from pipeline.run_dir import read_json_lines
+from pipeline.runs.run_dir import read_json_lines
 from pipeline.weights import TrainedRun, load_trained_run
 
 

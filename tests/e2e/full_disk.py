@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
-from pipeline import launch
 from pipeline.__main__ import main
+from pipeline.processes import launch
 
 
 def break_writes_of(rank: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import list_checkpoints
-from pipeline.run_dir import RunDir
+from pipeline.checkpoints.checkpoint import list_checkpoints
+from pipeline.runs.run_dir import RunDir
 from tests.e2e.running import overrides, read_metrics, run_command, train
 
 

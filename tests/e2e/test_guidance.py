@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.resume import compare_logs
 from pipeline.__main__ import main
-from pipeline.run_dir import RunDir
+from pipeline.runs.run_dir import RunDir
 from tests.e2e.running import losses, overrides, read_metrics, train
 
 

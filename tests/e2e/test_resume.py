@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import list_checkpoints, step_of
-from pipeline.run_dir import RunDir, read_json_lines
+from pipeline.checkpoints.checkpoint import list_checkpoints, step_of
+from pipeline.runs.run_dir import RunDir, read_json_lines
 from tests.e2e.running import ROOT, overrides, read_metrics, run_command, train
 
 

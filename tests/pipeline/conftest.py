@@ -9,7 +9,7 @@ import pytest
 from pipeline.config.load import parse_recipe
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, read_vocabulary
-from pipeline.distributed import Cluster
+from pipeline.processes.cluster import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pipeline.config.checks import load_checked_recipe
 from pipeline.config.schema import Recipe
 from pipeline.guidance.allocation import PRESETS, allocate
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.run_dir import RunDir, recipe_differences
+from pipeline.runs.run_dir import RunDir, recipe_differences
 from tests.pipeline.config.checking import ONE_CPU, assert_told, check, only_problem
 from tests.pipeline.tiny_models import tiny_model
 

@@ -14,10 +14,10 @@ from pipeline.build import Corpus, build_pretraining_module
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch, evaluation_batches
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.distributed import Cluster
 from pipeline.engine import PretrainingModule
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.guidance.schedule import GuidedStep
+from pipeline.processes.cluster import Cluster
 
 CPU = torch.device("cpu")
 MEASURES = ("loss", "accuracy", "guidance_error", "guidance_mass")

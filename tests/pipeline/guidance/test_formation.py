@@ -3,9 +3,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pipeline.distributed import Cluster
 from pipeline.guidance.formation import Formation, head_means
 from pipeline.guidance.guide import GuidanceTerms
+from pipeline.processes.cluster import Cluster
 from tests.pipeline.guidance.cases import schedule_of
 
 FORMED_MASS = 0.5

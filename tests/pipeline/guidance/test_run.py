@@ -5,13 +5,13 @@ import torch
 
 from pipeline.data.batches import MicroBatch
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.distributed import Cluster
 from pipeline.guidance.allocation import allocate
 from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import GuidedStep
+from pipeline.processes.cluster import Cluster
 from tests.pipeline.guidance.cases import documents_of, schedule_of
 from tests.pipeline.guidance.dense import TOKEN_SETS, Rows, target_matrices
 

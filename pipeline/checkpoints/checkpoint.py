@@ -24,8 +24,8 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from data_prep.files import sha256_file, sync_file, write_atomically
-from pipeline.distributed import Cluster, ToldElsewhereError
 from pipeline.errors import CheckpointError
+from pipeline.processes.cluster import Cluster, ToldElsewhereError
 
 MANIFEST_NAME = "MANIFEST.json"
 LATEST_NAME = "latest"

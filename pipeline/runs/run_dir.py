@@ -220,7 +220,7 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str | None:
     """Commit of this source tree, with "+changes" if files differ from it; None outside git."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

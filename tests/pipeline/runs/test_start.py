@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, RecipeError, UsageError, UserError
-from pipeline.run_dir import RunDir
-from pipeline.start import Start, StartOptions, choose_start
-from tests.pipeline.test_checkpoint import everything_in, flip_a_bit, make_checkpoint
+from pipeline.runs.run_dir import RunDir
+from pipeline.runs.start import Start, StartOptions, choose_start
+from tests.pipeline.checkpoints.test_checkpoint import everything_in, flip_a_bit, make_checkpoint
 
 MakeRecipe = Callable[..., Recipe]
 

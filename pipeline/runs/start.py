@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import list_checkpoints, newest_usable, read_checkpoint_manifest, set_aside, step_of
+from pipeline.checkpoints.checkpoint import list_checkpoints, newest_usable, read_checkpoint_manifest, set_aside, step_of
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, RecipeError, UsageError
-from pipeline.run_dir import RunDir, recipe_differences
+from pipeline.runs.run_dir import RunDir, recipe_differences
 
 logger = logging.getLogger(__name__)
 

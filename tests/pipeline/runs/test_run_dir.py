@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.run_dir import RunDir, describe_environment, read_json_lines, recipe_differences
+from pipeline.runs.run_dir import RunDir, describe_environment, read_json_lines, recipe_differences
 from tests.pipeline.tiny_models import tiny_model
 
 MakeRecipe = Callable[..., Recipe]

@@ -12,9 +12,9 @@ import time
 from types import FrameType
 
 from data_prep.errors import EXIT_INTERNAL
-from pipeline.distributed import free_port
 from pipeline.errors import EXIT_STOPPED, UsageError
-from pipeline.stop import handle_stop_signals
+from pipeline.processes.cluster import free_port
+from pipeline.processes.stop import handle_stop_signals
 
 _GRACE_SECONDS = 20.0  # for the others to end by themselves, with the same verdict, after one has ended
 _POLL_SECONDS = 0.1

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stop import StopRequest
+from pipeline.processes.stop import StopRequest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.files import sha256_file
-from pipeline.checkpoint import (
+from pipeline.checkpoints.checkpoint import (
     MANIFEST_NAME,
     CheckpointFile,
     CheckpointManifest,
@@ -28,8 +28,8 @@ from pipeline.checkpoint import (
     step_of,
     to_delete,
 )
-from pipeline.distributed import Cluster
 from pipeline.errors import CheckpointError
+from pipeline.processes.cluster import Cluster
 
 
 def make_checkpoint(directory: Path, step: int) -> Path:

@@ -1,0 +1,26 @@
+"""`python -m pipeline export`."""
+
+import argparse
+
+from data_prep.errors import EXIT_DONE
+from pipeline.arguments import Parser, Subparsers, add_command, add_run
+
+
+def add(commands: "Subparsers[Parser]") -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "export",
+        "write a run's model as a Hugging Face directory",
+        "Write the newest good checkpoint as a Hugging Face directory with the run's logits.",
+    )
+    add_run(parser)
+    parser.add_argument("--out", metavar="DIR", help="a new directory (default: RUN/export)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry it out."""
+    from pipeline.export import export_run
+
+    export_run(arguments.run, arguments.out)
+    return EXIT_DONE

@@ -1,0 +1,60 @@
+"""`python -m pipeline train`."""
+
+import argparse
+
+from data_prep.errors import EXIT_DONE
+from pipeline.arguments import Parser, Subparsers, add_command, add_recipe, positive
+from pipeline.errors import EXIT_STOPPED
+
+
+def add(commands: "Subparsers[Parser]") -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "train",
+        "run a recipe, or go on with it",
+        "Run a recipe. Started twice, it resumes at the newest good checkpoint of its run_dir.",
+    )
+    add_recipe(parser)
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="start N processes on this machine (one per GPU); not under srun, torchrun or deepspeed",
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "required"),
+        default="auto",
+        help="auto (the default): resume if there is a checkpoint; required: fail if there is none",
+    )
+    parser.add_argument("--fresh", action="store_true", help="refuse a run_dir that already holds a run")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="resume although the recipe differs from the run's"
+    )
+    parser.add_argument(
+        "--stop-at", type=positive, metavar="STEP", help="save and stop after this step (exit code 75)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry it out."""
+    if arguments.processes is not None:
+        from pipeline.processes.launch import launch_copies
+
+        return launch_copies(arguments.processes)
+    from pipeline.processes.cluster import Cluster
+    from pipeline.runs.start import StartOptions
+    from pipeline.train import train
+
+    options = StartOptions(
+        fresh=arguments.fresh,
+        must_resume=arguments.resume == "required",
+        accept_changes=arguments.accept_changes,
+    )
+    cluster = Cluster.from_environment()
+    try:
+        done = train(arguments.recipe, arguments.overrides, options, arguments.stop_at, cluster)
+    finally:
+        cluster.stop()
+    return EXIT_DONE if done else EXIT_STOPPED
