@@ -3,11 +3,14 @@
 from data_prep.errors import EXIT_FILES, EXIT_INTERNAL, DataError, UsageError, UserError
 
 EXIT_STOPPED = 75  # a good checkpoint is on disk: run the same command again
+EXIT_LOST = 69  # a process of the run died or hung: run the same command again
 
 __all__ = [
+    "EXIT_LOST",
     "EXIT_STOPPED",
     "CheckpointError",
     "DataError",
+    "LostProcessError",
     "RecipeError",
     "UsageError",
     "UserError",
@@ -19,6 +22,12 @@ class RecipeError(UserError):
     """A recipe that cannot be run; the message lists every problem found."""
 
     exit_code = 78
+
+
+class LostProcessError(UserError):
+    """A process of the run died, hangs or cannot be reached; the message names it."""
+
+    exit_code = EXIT_LOST
 
 
 class CheckpointError(UserError):

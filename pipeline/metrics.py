@@ -102,8 +102,8 @@ class WindowSums:
             "loss": totals["loss"] / predicted,
             "accuracy": totals["correct"] / predicted,
             "tokens": round(totals["tokens"]),
-            "steps": round(totals["steps"] / cluster.world_size),
-            "guidance_loss": totals["guidance_loss"] / (totals["steps"] / cluster.world_size or math.nan),
+            "steps": round(totals["steps"]),
+            "guidance_loss": totals["guidance_loss"] / (totals["steps"] or math.nan),
             "guidance_error": errors,
             "guidance_mass": mass,
         }

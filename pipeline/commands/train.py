@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         return launch_copies(arguments.processes)
     from pipeline.processes.cluster import Cluster
     from pipeline.runs.start import StartOptions
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     options = StartOptions(
         fresh=arguments.fresh,

@@ -1,9 +1,8 @@
-"""The training run: the loop over optimizer steps and what happens between them."""
+"""The loop over optimizer steps and what happens between them: logs, evaluation, checkpoints, stops."""
 
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -18,13 +17,11 @@ from pipeline.checkpoints.checkpoint import (
     step_of,
     to_delete,
 )
-from pipeline.config.checks import World, load_checked_recipe
-from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
+from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
 from pipeline.data.counter_rng import make_keys
-from pipeline.engine import forward, start_engine
-from pipeline.errors import UsageError
+from pipeline.engine import start_engine
 from pipeline.evaluation.attention_snapshot import (
     Snapshot,
     pick_sentence,
@@ -33,63 +30,17 @@ from pipeline.evaluation.attention_snapshot import (
     write_snapshot,
 )
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.guidance.targets import Targets
 from pipeline.guidance.timer import CLOCK
-from pipeline.learning_rate import learning_rate_at
 from pipeline.metrics import MetricsLog, WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.processes.stop import StopRequest
-from pipeline.progress import Progress
-from pipeline.runs.run_dir import RunDir, describe_environment
-from pipeline.runs.start import Start, StartOptions, choose_start
+from pipeline.runs.run_dir import RunDir
+from pipeline.runs.start import Start
+from pipeline.training.learning_rate import learning_rate_at
+from pipeline.training.progress import Progress
+from pipeline.training.step import StepRunner
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepTotals:
-    """What all processes together put into a step: the denominators of its means.
-
-    Attributes:
-        predicted: tokens predicted.
-        valid_rows: rows with a target, per guidance pattern, (patterns,), in host memory.
-        stop: some process was asked to stop.
-    """
-
-    predicted: float
-    valid_rows: torch.Tensor
-    stop: bool
-
-
-def train(
-    recipe_name: str, overrides: list[str], options: StartOptions, stop_at: int | None, cluster: Cluster
-) -> bool:
-    """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
-    stop = StopRequest()
-    stop.listen()
-    cluster.start()
-    world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
-    recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
-    template, _ = read_template(recipe.train.deepspeed)
-    deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
-    run = RunDir(recipe.run_dir)
-
-    def decide() -> Start:
-        run.lock()
-        environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
-        return choose_start(run, recipe, options, environment, zero_stage(template))
-
-    start = cluster.on_main(decide)
-    if stop_at is not None and start.step >= stop_at:
-        raise UsageError(f"--stop-at {stop_at}: the run is at step {start.step} already; write a later step")
-    if start.step >= recipe.train.num_steps:
-        logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
-        return True
-    trainer = Trainer(recipe, run, cluster, deepspeed_config, start)
-    try:
-        return trainer.run_steps(stop, stop_at)
-    finally:
-        trainer.close()
 
 
 class Trainer:
@@ -130,6 +81,7 @@ class Trainer:
         self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
         self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
         self.window = WindowSums(module.guide.allocation, cluster.device)
+        self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window)
         self.tokens = 0
         self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
         if start.checkpoint is not None:
@@ -151,8 +103,7 @@ class Trainer:
         while self.step < num_steps:
             if self.step in snapshot_steps(num_steps):
                 self._keep_snapshot()
-            totals = self._train_step(batches, stop)
-            stopping = totals.stop or self.step == stop_at
+            stopping = self._train_step(batches, stop) or self.step == stop_at
             last = self.step == num_steps
             if self.step % recipe.logging.every_steps == 0 or last:
                 self._log()
@@ -180,58 +131,21 @@ class Trainer:
             self.progress.close()
             self.metrics.close()
 
-    def _train_step(self, batches: Iterator[list[MicroBatch]], stop: StopRequest) -> StepTotals:
-        """One optimizer step: forward and backward for each micro-batch, then the update."""
+    def _train_step(self, batches: Iterator[list[MicroBatch]], stop: StopRequest) -> bool:
+        """Take a step; whether some process was asked to stop."""
         started = time.perf_counter()
         micro_batches = next(batches)
         self.loader_seconds += time.perf_counter() - started
-        guided = self.guidance.at(self.step)
-        targets = [self.guidance.targets(batch, guided) for batch in micro_batches]
-        predicted = sum(batch.num_predictions for batch in micro_batches)
-        totals = self._agree(predicted, targets, stop)
-        learning_rate = learning_rate_at(self.recipe, self.step)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        device = self.cluster.device
-        # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
-        shares = len(micro_batches) * self.cluster.world_size
-        for batch, target in zip(micro_batches, targets):
-            on_device = None if target is None else target.to(device)
-            loss, correct, terms = forward(self.engine, batch.to(device), guided, on_device)
-            self.window.add(loss=loss, correct=correct)
-            objective = loss / totals.predicted
-            if guided.layers:
-                guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
-                self.guidance.measure(self.step, terms)
-                objective = objective + guidance
-                self.window.add_guidance(guided, terms)
-                self.window.add(guidance_loss=guidance)
-            self.engine.backward(objective * shares)
-            self.engine.step()
+        totals = self.stepper.run(self.step, micro_batches, [stop.requested])
         mass = self.guidance.judge(self.step, self.cluster)
         if mass is not None:
             self._event("patterns formed", step=self.step + 1, mean_mass=round(mass, 4))
             logger.info("step %d: patterns formed, attention on target %.2f", self.step + 1, mass)
-        self.window.add(
-            predicted=predicted,
-            tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
-            steps=1,
-        )
         self.step += 1
         self.window_seconds += time.perf_counter() - started
         if self.progress is not None:
             self.progress.step_done()
-        return totals
-
-    def _agree(self, predicted: int, targets: list[Targets | None], stop: StopRequest) -> StepTotals:
-        """Sum the step's counts and stop requests over all processes, in host memory."""
-        counts = torch.tensor([float(stop.requested), float(predicted)], dtype=torch.float64)
-        summed = self.cluster.sum(torch.cat([counts, self.guidance.count_valid(targets)]))
-        return StepTotals(
-            predicted=summed[1].item(),
-            valid_rows=summed[2:],
-            stop=summed[0].item() > 0,
-        )
+        return totals.flags[0] > 0
 
     def _log(self) -> None:
         started = time.perf_counter()

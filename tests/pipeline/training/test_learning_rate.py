@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.schema import Recipe
-from pipeline.learning_rate import learning_rate_at
+from pipeline.training.learning_rate import learning_rate_at
 
 MakeRecipe = Callable[..., Recipe]
 PEAK = 2.0
