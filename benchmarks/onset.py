@@ -35,9 +35,9 @@ from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.learning_rate import learning_rate_at
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import describe_machine
+from pipeline.training.learning_rate import learning_rate_at
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0
