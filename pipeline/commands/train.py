@@ -1,6 +1,7 @@
 """`python -m pipeline train`."""
 
 import argparse
+import signal
 
 from data_prep.errors import EXIT_DONE
 from pipeline.arguments import Parser, Subparsers, add_command, add_recipe, positive
@@ -35,6 +36,12 @@ def add(commands: "Subparsers[Parser]") -> None:
     parser.add_argument(
         "--stop-at", type=positive, metavar="STEP", help="save and stop after this step (exit code 75)"
     )
+    parser.add_argument(
+        "--stop-signal",
+        choices=sorted(number.name for number in signal.Signals),
+        metavar="NAME",
+        help="one more signal that means: save and stop, beside SIGUSR2, SIGTERM, SIGHUP and SIGINT",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None:
         from pipeline.processes.launch import launch_copies
 
-        return launch_copies(arguments.processes)
+        return launch_copies(arguments.processes, arguments.stop_signal)
     from pipeline.processes.cluster import Cluster
     from pipeline.runs.start import StartOptions
     from pipeline.training.train import train
@@ -54,7 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     cluster = Cluster.from_environment()
     try:
-        done = train(arguments.recipe, arguments.overrides, options, arguments.stop_at, cluster)
+        done = train(
+            arguments.recipe,
+            arguments.overrides,
+            options,
+            arguments.stop_at,
+            arguments.stop_signal,
+            cluster,
+        )
     finally:
         cluster.stop()
     return EXIT_DONE if done else EXIT_STOPPED

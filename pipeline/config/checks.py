@@ -117,17 +117,17 @@ def _check_steps(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
-    batch, micro = recipe.train.global_batch_size, recipe.train.micro_batch_size
-    unit = micro * world.world_size
-    if batch % unit:
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
+    batch, processes = recipe.train.global_batch_size, world.world_size
+    if batch % processes:
+        below, above = batch // processes * processes, (batch // processes + 1) * processes
         choice = f"{below} or {above}" if below else str(above)
+        numbers = [n for n in range(1, batch + 1) if batch % n == 0]
+        fewer = max(n for n in numbers if n < processes)
         yield Problem(
-            ("train.global_batch_size", "train.micro_batch_size"),
-            f"{batch} rows cannot go to {world.world_size} process(es) in micro-batches of {micro}: "
-            f"not a multiple of {unit}; write global_batch_size: {choice}, or a smaller micro_batch_size",
+            ("train.global_batch_size",),
+            f"{batch} rows cannot be shared by {processes} processes; start {fewer} processes, or write "
+            f"global_batch_size: {choice} (which makes it another run)",
         )
-
 
 def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
     if recipe.train.precision == "fp16" and not world.on_cuda:

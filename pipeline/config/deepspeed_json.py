@@ -80,11 +80,12 @@ def offloads_optimizer(template: dict[str, Any]) -> bool:
 def resolve(recipe: Recipe, template: dict[str, Any], world_size: int, on_cuda: bool) -> dict[str, Any]:
     """The configuration given to DeepSpeed: the template with its blanks filled from the recipe."""
     train, optimizer = recipe.train, recipe.optimizer
+    micro_batch_size = recipe.micro_batch_size(world_size)
     return {
         **{key: value for key, value in template.items() if key in _KEPT},
         "train_batch_size": train.global_batch_size,
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.global_batch_size // (train.micro_batch_size * world_size),
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": train.global_batch_size // (micro_batch_size * world_size),
         "gradient_clipping": optimizer.gradient_clipping,
         "bf16": {"enabled": train.precision == "bf16"},
         "fp16": _FP16_DEFAULTS if train.precision == "fp16" else {"enabled": False},

@@ -1,9 +1,11 @@
 """Processes: who we are, one group for all, and what all must agree on."""
 
+import contextlib
+import itertools
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,7 +14,8 @@ import torch.distributed as dist
 
 from pipeline.errors import UsageError, UserError, exit_code_of
 
-_TIMEOUT = timedelta(minutes=30)  # longer than hashing a checkpoint on a slow file system
+_TIMEOUT = timedelta(minutes=30)  # of a collective; see recovery.hang_seconds of a recipe
+_POLL = timedelta(seconds=10)
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _T = TypeVar("_T")
 
@@ -20,20 +23,32 @@ _T = TypeVar("_T")
 class ToldElsewhereError(UserError):
     """Raised on the other processes when the main process reports a UserError: ends them without a word."""
 
+    is_told_to_all = True
+
     def __init__(self, exit_code: int) -> None:
         """End with the main process's exit code."""
         super().__init__("")
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """This process's place among the run's processes, and how they talk."""
+    """This process's place among the run's processes, and how they talk.
+
+    Attributes:
+        rank: of this process.
+        local_rank: among those of this machine.
+        world_size: number of processes.
+        device: this process's.
+        is_busy: this is the main process, and all others wait for what it does (see `on_main`).
+    """
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
+    is_busy: bool = False
+    _calls: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
     def single() -> "Cluster":
@@ -105,24 +120,40 @@ class Cluster:
     def on_main(self, action: Callable[[], _T]) -> _T:
         """Run `action` on the main process and give its result to all.
 
-        An error is raised on every process (the others' has no message): one that failed alone would leave
-        the rest waiting in a collective.
+        The action may take longer than a collective would wait. An error is raised on every process (the
+        others' has no message): one that failed alone would leave the rest waiting.
         """
         if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, None]
         failure: Exception | None = None
+        done = f"lodestar/on_main/{next(self._calls)}"
+        store = dist.distributed_c10d._get_default_store()
         if self.is_main:
+            self.is_busy = True
             try:
                 outcome[0] = action()
             except Exception as error:  # the others must not wait for what will never come
                 failure, outcome[1] = error, exit_code_of(error)
+            self.is_busy = False
+            store.set(done, "")
+        else:
+            _wait_for(store, done)
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         if failure is not None:
+            failure.is_told_to_all = True  # type: ignore[attr-defined]
             raise failure
         if outcome[1] is not None:
             raise ToldElsewhereError(outcome[1])
         return outcome[0]
+
+    def connect_store(self, name: str) -> dist.Store:
+        """A connection of its own to the store that the process group was made with, for another thread."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=False, timeout=_POLL)
+        # A launcher that restarts the processes keeps its store.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return dist.PrefixStore(f"lodestar/{name}/{restart}", store)
 
     def gather(self, value: _T) -> list[_T]:
         """Every process's value, in rank order, on every process."""
@@ -137,6 +168,14 @@ class Cluster:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+
+def _wait_for(store: dist.Store, key: str) -> None:
+    """Wait for a key without end: a main process that died is noticed elsewhere."""
+    while True:
+        with contextlib.suppress(dist.DistStoreError):
+            store.wait([key], _POLL)
+            return
 
 
 def _device(local_rank: int) -> torch.device:

@@ -14,14 +14,14 @@ from types import FrameType
 from data_prep.errors import EXIT_INTERNAL
 from pipeline.errors import EXIT_STOPPED, UsageError
 from pipeline.processes.cluster import free_port
-from pipeline.processes.stop import handle_stop_signals
+from pipeline.processes.stop import LAUNCHER_VARIABLE, handle_stop_signals
 
 _GRACE_SECONDS = 20.0  # for the others to end by themselves, with the same verdict, after one has ended
 _POLL_SECONDS = 0.1
 _GOOD_CODES = (None, 0, EXIT_STOPPED)  # None: still running
 
 
-def launch_copies(num_processes: int) -> int:
+def launch_copies(num_processes: int, stop_signal: str | None = None) -> int:
     """Run this very command, less --processes, as `num_processes` ranks; returns the exit code.
 
     Stop signals are passed on. When one process fails the others get a moment to end by themselves and
@@ -30,10 +30,10 @@ def launch_copies(num_processes: int) -> int:
     if "WORLD_SIZE" in os.environ:
         raise UsageError("--processes: a launcher has already started this process; leave the option out")
     command = [sys.executable, "-m", "pipeline", *_without_option(sys.argv[1:], "--processes")]
-    return launch(command, num_processes)
+    return launch(command, num_processes, stop_signal)
 
 
-def launch(command: list[str], num_processes: int) -> int:
+def launch(command: list[str], num_processes: int, stop_signal: str | None = None) -> int:
     """Run a command as `num_processes` ranks of one process group; returns the exit code."""
     environment = _shared_environment(num_processes)
     processes = [
@@ -50,7 +50,7 @@ def launch(command: list[str], num_processes: int) -> int:
         for process in processes:
             process.send_signal(number)
 
-    handle_stop_signals(pass_on)
+    handle_stop_signals(pass_on, stop_signal)
     return _wait(processes)
 
 
@@ -59,6 +59,7 @@ def _shared_environment(num_processes: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(cores),
         **os.environ,
+        LAUNCHER_VARIABLE: str(os.getpid()),
         "WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),

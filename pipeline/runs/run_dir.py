@@ -5,14 +5,14 @@ environment.json   versions, commit, device, corpus and DeepSpeed configuration 
 checkpoints/       see checkpoint.py
 metrics.jsonl      see metrics.py
 events.jsonl       a line per event: start, resume, recipe changed, patterns formed, checkpoint, corrupt
-                   checkpoint, stop, done
+                   checkpoint, skipped step, rollback, diverged, loss spike, stop, done
+skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
 attention/         see evaluation/attention_snapshot.py
-.lock              held while a training is at work here
+.lock              see lock.py
 tensorboard/  report/  export/  evaluation.json
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -33,6 +33,7 @@ from pipeline.config.load import parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.model import settings_beside_checkpoint
+from pipeline.runs.lock import RunLock
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "pyarrow", "numpy")
 
@@ -48,11 +49,13 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.metrics_file = self.path / "metrics.jsonl"
         self.events_file = self.path / "events.jsonl"
+        self.skipped_steps_file = self.path / "skipped_steps.json"
         self.tensorboard = self.path / "tensorboard"
         self.attention = self.path / "attention"
         self.report = self.path / "report"
         self.export = self.path / "export"
         self.evaluation_file = self.path / "evaluation.json"
+        self.lock = RunLock(self.path)
 
     @staticmethod
     def open(path: str) -> "RunDir":
@@ -63,29 +66,6 @@ class RunDir:
                 f"{path} holds no run (no recipe.yaml); name the run_dir of a recipe that was trained"
             )
         return run
-
-    def lock(self) -> None:
-        """Keep every other training out of this directory until this process ends.
-
-        Raises:
-            CheckpointError: another one is at work; the message says which.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"cannot write the run directory {self.path}: {error}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            raise CheckpointError(
-                f"{self.path} is being trained by {self._lock.read().strip() or 'another process'}; "
-                "stop that one first, or choose another run_dir"
-            ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        self._lock.flush()
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
@@ -149,8 +129,8 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
         for difference in _differences(_settings_of(old), _settings_of(new))
         # The corpus is compared by content, wherever it lies.
         if difference[0].split(".")[0]
-        not in ("run_dir", "corpus", "data", "evaluation", "checkpoint", "logging")
-        and difference[0] != "train.micro_batch_size"
+        not in ("run_dir", "corpus", "data", "evaluation", "checkpoint", "recovery", "logging")
+        and difference[0] not in ("train.micro_batch_size", "train.deepspeed")
     ]
 
 

@@ -1,11 +1,12 @@
 """Where a run begins: from scratch, or at the newest checkpoint that proves to be whole."""
 
 import logging
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints.checkpoint import list_checkpoints, newest_usable, read_checkpoint_manifest, set_aside, step_of
+from pipeline.checkpoints.loading import Source, prepare
+from pipeline.checkpoints.manifest import list_checkpoints, newest_usable, set_aside, step_of
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, RecipeError, UsageError
 from pipeline.runs.run_dir import RunDir, recipe_differences
@@ -18,7 +19,7 @@ class Start:
     """Number of steps already trained, and the checkpoint they are in; None for a run from scratch."""
 
     step: int
-    checkpoint: Path | None
+    source: Source | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def choose_start(
     """Decide, and write the first files or events. Runs on the main process only.
 
     Raises:
-        UsageError: `--fresh` on a directory that holds a run; another number of processes or ZeRO stage.
+        UsageError: `--fresh` on a directory that holds a run; a ZeRO stage there is no way to.
         RecipeError: the recipe is not the one the run was started with.
         CheckpointError: there should be a checkpoint to resume from, but none is usable.
     """
@@ -92,8 +93,8 @@ def _recipe_changes(run: RunDir, recipe: Recipe, accepted: bool) -> list[str]:
 
 
 def _resume(run: RunDir, options: StartOptions, world_size: int, zero_stage: int) -> Start:
-    path, damaged = newest_usable(run.checkpoints)
-    if path is None:
+    source = find_source(run, world_size, zero_stage)
+    if source is None:
         published = [event["step"] for event in run.read_events() if event["event"] == "checkpoint"]
         if published:
             raise CheckpointError(
@@ -105,19 +106,32 @@ def _resume(run: RunDir, options: StartOptions, world_size: int, zero_stage: int
         logger.warning("%s was started but has no checkpoint yet: starting at step 0", run.path)
         run.add_event("start", world_size=world_size)
         return Start(0, None)
-    manifest = read_checkpoint_manifest(path)
-    if (manifest.world_size, manifest.zero_stage) != (world_size, zero_stage):
-        raise UsageError(
-            f"{path} was written by {manifest.world_size} process(es) at ZeRO stage {manifest.zero_stage}, "
-            f"this start has {world_size} at stage {zero_stage}: start {manifest.world_size} process(es) at "
-            f"stage {manifest.zero_stage}, as before"
-        )
+    run.add_event("resume", step=source.step, world_size=world_size)
+    logger.info("resuming %s at step %d", run.path, source.step)
+    return Start(source.step, source)
+
+
+def find_source(run: RunDir, world_size: int, zero_stage: int) -> Source | None:
+    """The newest usable checkpoint, loadable by such a run; None if there are none.
+
+    Runs on the main process only. Damaged ones that are newer are kept under another name and told.
+
+    Raises:
+        UsageError: there is no way from the checkpoint's ZeRO stage to this one.
+        CheckpointError: there are checkpoints, but none is usable.
+    """
+    path, damaged = newest_usable(run.checkpoints)
+    if path is None:
+        return None
     for damage in damaged:
         aside = set_aside(damage)
         logger.warning("damaged checkpoint skipped, kept as %s\n  %s", aside, damage)
         run.add_event(
             "corrupt checkpoint", step=step_of(damage.path), kept_as=aside.name, reasons=damage.reasons
         )
-    run.add_event("resume", step=manifest.step, world_size=world_size)
-    logger.info("resuming %s at step %d", run.path, manifest.step)
-    return Start(manifest.step, path)
+    started = time.monotonic()
+    source = prepare(path, world_size, zero_stage)
+    if source.converted is not None:
+        seconds = round(time.monotonic() - started, 3)
+        run.add_event("converted", step=source.step, from_world_size=source.world_size, seconds=seconds)
+    return source

@@ -4,9 +4,12 @@ import logging
 
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
-from pipeline.errors import UsageError
+from pipeline.config.schema import Recipe
+from pipeline.errors import UsageError, exit_code_of
 from pipeline.processes.cluster import Cluster
+from pipeline.processes.signs_of_life import Verdict
 from pipeline.processes.stop import StopRequest
+from pipeline.processes.watch import Watch, is_lost_connection
 from pipeline.runs.run_dir import RunDir, describe_environment
 from pipeline.runs.start import Start, StartOptions, choose_start
 from pipeline.training.trainer import Trainer
@@ -15,20 +18,52 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    recipe_name: str, overrides: list[str], options: StartOptions, stop_at: int | None, cluster: Cluster
+    recipe_name: str,
+    overrides: list[str],
+    options: StartOptions,
+    stop_at: int | None,
+    stop_signal: str | None,
+    cluster: Cluster,
 ) -> bool:
     """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
     stop = StopRequest()
-    stop.listen()
+    stop.listen(stop_signal)
     cluster.start()
     world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
     recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
+    run = RunDir(recipe.run_dir)
+    watch = _make_watch(recipe, run, cluster, stop)
+    watch.start()
+    try:
+        done = _train(recipe, run, options, stop, stop_at, watch, world, cluster)
+        cluster.gather(None)  # nobody leaves while another still needs it
+    except Exception as error:
+        if cluster.world_size > 1 and is_lost_connection(error):
+            raise watch.await_verdict(error) from error
+        if not getattr(error, "is_told_to_all", False):
+            watch.fail(exit_code_of(error))
+        raise
+    finally:
+        watch.stop()
+        run.lock.release()
+    return done
+
+
+def _train(
+    recipe: Recipe,
+    run: RunDir,
+    options: StartOptions,
+    stop: StopRequest,
+    stop_at: int | None,
+    watch: Watch,
+    world: World,
+    cluster: Cluster,
+) -> bool:
     template, _ = read_template(recipe.train.deepspeed)
     deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
-    run = RunDir(recipe.run_dir)
 
     def decide() -> Start:
-        run.lock()
+        run.lock.acquire()
         environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
         return choose_start(run, recipe, options, environment, zero_stage(template))
 
@@ -38,8 +73,24 @@ def train(
     if start.step >= recipe.train.num_steps:
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True
-    trainer = Trainer(recipe, run, cluster, deepspeed_config, start)
+    trainer = Trainer(recipe, run, cluster, watch, deepspeed_config, start)
     try:
         return trainer.run_steps(stop, stop_at)
     finally:
         trainer.close()
+
+
+def _make_watch(recipe: Recipe, run: RunDir, cluster: Cluster, stop: StopRequest) -> Watch:
+    def tell(verdict: Verdict) -> None:
+        run.add_event("lost process", ranks=verdict.ranks, reason=verdict.message)
+
+    chores = [stop.ask_if_launcher_is_gone]
+    if cluster.is_main:
+        chores.append(run.lock.beat)
+    return Watch(
+        cluster,
+        silence_seconds=recipe.recovery.silence_seconds,
+        hang_seconds=recipe.recovery.hang_seconds,
+        on_lost=tell,
+        chores=chores,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints.checkpoint import list_checkpoints
+from pipeline.checkpoints.manifest import list_checkpoints
 from pipeline.runs.run_dir import RunDir
 from tests.e2e.running import overrides, read_metrics, run_command, train
 
@@ -100,9 +100,10 @@ def test_a_full_disk_on_one_process_ends_all_at_once(recipe_file, tmp_path):
     recipe = recipe_file(train={"num_steps": 3, "deepspeed": "zero2"})
     settings = overrides(run_dir=tmp_path / "run")
     started = time.monotonic()
-    finished = run_command([sys.executable, "-m", "tests.e2e.full_disk", "1", str(recipe), *settings])
+    command = [sys.executable, "-m", "tests.e2e.broken_rank", "full-disk", "1", "0", str(recipe)]
+    finished = run_command([*command, *settings])
     assert finished.code == 74, finished.output
-    assert finished.output.count("rank 1 could not write the checkpoint") == 1
+    assert finished.output.count("rank 1 cannot write the checkpoint") == 1
     assert "No space left on device" in finished.output
     assert "Traceback" not in finished.output
     assert time.monotonic() - started < 120, "the processes waited for each other"
@@ -111,7 +112,7 @@ def test_a_full_disk_on_one_process_ends_all_at_once(recipe_file, tmp_path):
 
 def test_a_run_that_is_being_trained_is_left_alone(recipe, run_dir):
     with (run_dir / ".lock").open("w") as lock:
-        lock.write("process 4711 on elsewhere")
+        lock.write('{"host": "elsewhere", "pid": 4711, "job": null, "since": 0.0}')
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = snapshot(run_dir)

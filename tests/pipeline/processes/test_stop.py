@@ -25,7 +25,7 @@ def receive(number: signal.Signals) -> None:
 
 def test_nothing_is_requested_at_first(stop: StopRequest) -> None:
     assert not stop.requested
-    assert stop.signal_name is None
+    assert stop.reason is None
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def test_signal_is_noted_and_the_process_goes_on(
     receive(number)
 
     assert stop.requested
-    assert stop.signal_name == number.name
+    assert stop.reason == number.name
 
 
 def test_the_first_signal_is_the_reason(stop: StopRequest) -> None:
     receive(signal.SIGUSR2)
     receive(signal.SIGTERM)
 
-    assert stop.signal_name == "SIGUSR2"
+    assert stop.reason == "SIGUSR2"
 
 
 def test_second_interrupt_ends_at_once(stop: StopRequest) -> None:

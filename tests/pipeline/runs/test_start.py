@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from pipeline.checkpoints.loading import Source
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, RecipeError, UsageError, UserError
 from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, StartOptions, choose_start
-from tests.pipeline.checkpoints.test_checkpoint import everything_in, flip_a_bit, make_checkpoint
+from tests.pipeline.checkpoints.test_manifest import everything_in, flip_a_bit, make_checkpoint
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -50,14 +50,14 @@ def test_first_start_makes_the_directory_a_run(recipe: Recipe) -> None:
 
 
 def test_started_again_it_resumes_at_the_newest(recipe: Recipe, checkpoints: Path) -> None:
-    assert begin(recipe) == Start(20, checkpoints / "step-00000020")
+    assert begin(recipe) == Start(20, Source(checkpoints / "step-00000020", None, 1))
     assert event_names(recipe)[-1] == "resume"
 
 
 def test_damaged_newest_is_kept_aside_and_reported(recipe: Recipe, checkpoints: Path) -> None:
     flip_a_bit(checkpoints / "step-00000020")
 
-    assert begin(recipe) == Start(10, checkpoints / "step-00000010")
+    assert begin(recipe) == Start(10, Source(checkpoints / "step-00000010", None, 1))
 
     assert event_names(recipe)[-2:] == ["corrupt checkpoint", "resume"]
     assert (checkpoints / "damaged-1-step-00000020").is_dir()
@@ -140,12 +140,17 @@ def test_accepted_change_is_noted(make_recipe: MakeRecipe) -> None:
 
 
 @pytest.mark.usefixtures("checkpoints")
-@pytest.mark.parametrize("start", [{"world_size": 2}, {"stage": 2}])
-def test_other_partitioning_is_refused_before_anything_is_loaded(
-    recipe: Recipe, start: dict[str, Any]
-) -> None:
-    with pytest.raises(UsageError, match=r"written by 1 process.* stage 1.*this start has"):
-        begin(recipe, **start)
+def test_a_stage_there_is_no_way_to_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(UsageError, match=r"written at ZeRO stage 1 and cannot go on at stage 0"):
+        begin(recipe, stage=0)
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_a_checkpoint_that_cannot_be_converted_stops_the_start(recipe: Recipe) -> None:
+    """DeepSpeed finds none of its files in the made-up one."""
+    with pytest.raises(CheckpointError, match=r"cannot convert .*step-00000020.*optim_states"):
+        begin(recipe, world_size=2)
+    assert not list(Path(recipe.run_dir).glob("checkpoints/converted/*step*"))
 
 
 def test_required_resume_never_begins_at_step_zero(recipe: Recipe) -> None:
@@ -164,8 +169,8 @@ def test_required_resume_never_begins_at_step_zero(recipe: Recipe) -> None:
 
 def test_refused_start_leaves_the_recipe_as_it_was(recipe: Recipe, checkpoints: Path) -> None:
     changed = recipe.model_copy(update={"seed": 99})
-    with pytest.raises(UsageError, match="was written by"):
-        begin(changed, accept_changes=True, world_size=2)
+    with pytest.raises(UsageError, match="was written at"):
+        begin(changed, accept_changes=True, stage=0)
     assert RunDir(recipe.run_dir).read_recipe() == recipe
 
     begin(changed, accept_changes=True)

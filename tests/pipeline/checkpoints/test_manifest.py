@@ -1,35 +1,26 @@
 """Which checkpoint is whole, which is used, which is deleted. DeepSpeed's files are made up here."""
 
-import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.files import sha256_file
-from pipeline.checkpoints.checkpoint import (
+from pipeline.checkpoints.manifest import (
     MANIFEST_NAME,
     CheckpointFile,
     CheckpointManifest,
     checkpoint_name,
     find_damage,
     list_checkpoints,
-    load_checkpoint,
     newest_usable,
-    random_state,
-    read_checkpoint_manifest,
-    restore_random_state,
-    save_checkpoint,
     set_aside,
     step_of,
     to_delete,
 )
 from pipeline.errors import CheckpointError
-from pipeline.processes.cluster import Cluster
 
 
 def make_checkpoint(directory: Path, step: int) -> Path:
@@ -240,133 +231,6 @@ def test_retention_is_stable(tmp_path: Path) -> None:
     kept = sorted(set(steps) - set(to_delete(steps, 3, 14)))
 
     assert to_delete(kept, 3, 14) == []
-
-
-# Writing, with an engine that writes made-up files
-
-
-class FakeWriter:
-    """Writes files, as DeepSpeed's checkpoint engine would."""
-
-    def __init__(self, fails: bool) -> None:
-        self.fails = fails
-
-    def makedirs(self, path: Path) -> None:
-        path.mkdir(exist_ok=True)
-
-    def save(self, path: Path) -> None:
-        if self.fails:
-            raise OSError("disk full")
-        path.write_text("weights", encoding="utf-8")
-
-
-class FakeEngine:
-    """Saves and loads one file, as DeepSpeed would; counts the barriers it came to."""
-
-    def __init__(self, fails: bool = False) -> None:
-        self.global_steps = 0
-        self.barriers = 0
-        self.checkpoint_engine = FakeWriter(fails)
-
-    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> None:
-        assert not save_latest
-        path = Path(save_dir) / tag
-        self.checkpoint_engine.makedirs(path)
-        self.checkpoint_engine.save(path / "model.pt")
-        self._copy_recovery_script(save_dir)
-        self.barriers += 1
-
-    def _copy_recovery_script(self, save_dir: str) -> None:
-        (Path(save_dir) / "zero_to_fp32.py").touch()
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict]:
-        path = Path(load_dir) / tag / "model.pt"
-        self.global_steps = step_of(path.parent)
-        return str(path), {}
-
-
-def save(cluster: Cluster, directory: Path, step: int, engine: FakeEngine | None = None) -> Path:
-    return save_checkpoint(
-        cluster, engine or FakeEngine(), directory, step, zero_stage=2, state={"mine": torch.arange(3)}
-    )
-
-
-def test_published_checkpoint_is_whole_and_latest(tmp_path: Path, alone: Cluster) -> None:
-    path = save(alone, tmp_path, 40)
-
-    assert path == tmp_path / "step-00000040"
-    assert find_damage(path) is None
-    assert (tmp_path / "latest").read_text(encoding="utf-8") == "step-00000040\n"
-    manifest = read_checkpoint_manifest(path)
-    assert (manifest.step, manifest.world_size, manifest.zero_stage) == (40, 1, 2)
-    assert set(manifest.files) == {"model.pt", "state-rank-00000.pt"}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["latest", "step-00000040"]
-
-
-def test_own_state_comes_back(tmp_path: Path, alone: Cluster) -> None:
-    path = save(alone, tmp_path, 40)
-
-    state = load_checkpoint(alone, FakeEngine(), path)
-
-    assert state["mine"].tolist() == [0, 1, 2]
-
-
-def test_leftovers_of_a_killed_save_are_not_published(tmp_path: Path, alone: Cluster) -> None:
-    partial = tmp_path / ".partial-step-00000040"
-    partial.mkdir()
-    (partial / "half-written.pt").write_text("junk", encoding="utf-8")
-    assert newest_usable(tmp_path) == (None, [])
-
-    path = save(alone, tmp_path, 40)
-
-    assert not (path / "half-written.pt").exists()
-    assert not partial.exists()
-
-
-def test_failed_save_publishes_nothing(tmp_path: Path, alone: Cluster) -> None:
-    save(alone, tmp_path, 20)
-
-    engine = FakeEngine(fails=True)
-
-    with pytest.raises(CheckpointError, match=r"rank 0 could not write .*disk full"):
-        save(alone, tmp_path, 40, engine)
-
-    assert engine.barriers == 1, "the others wait there"
-    assert newest_usable(tmp_path)[0] == tmp_path / "step-00000020"
-    assert (tmp_path / "latest").read_text(encoding="utf-8") == "step-00000020\n"
-
-
-def test_published_step_is_not_overwritten(tmp_path: Path, alone: Cluster) -> None:
-    path = save(alone, tmp_path, 20)
-    before = everything_in(path)
-
-    with pytest.raises(CheckpointError, match="cannot publish"):
-        save(alone, tmp_path, 20)
-
-    assert everything_in(path) == before
-
-
-@pytest.mark.parametrize("problem", ["nothing loaded", "another step"])
-def test_loading_something_else_is_an_error(
-    tmp_path: Path, alone: Cluster, monkeypatch: pytest.MonkeyPatch, problem: str
-) -> None:
-    """DeepSpeed only warns when it finds nothing to load."""
-    path = save(alone, tmp_path, 20)
-    engine = FakeEngine()
-    loaded, engine.global_steps = (None, 20) if problem == "nothing loaded" else ("x", 10)
-    monkeypatch.setattr(engine, "load_checkpoint", lambda *_args, **_kwargs: (loaded, {}))
-
-    with pytest.raises(CheckpointError, match="step-00000020"):
-        load_checkpoint(alone, engine, path)
-
-
-def test_random_state_comes_back() -> None:
-    state = random_state()
-    drawn = (random.random(), np.random.random(), torch.rand(3).tolist())
-
-    restore_random_state(state)
-
-    assert (random.random(), np.random.random(), torch.rand(3).tolist()) == drawn
 
 
 def test_a_checkpoint_may_be_moved(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Train with two processes of which one breaks: python -m tests.e2e.broken_rank FAULT RANK STEP RECIPE ...
+
+FAULT is full-disk (at any save, whatever STEP), hang or bad-data (while it reads the rows of STEP). The
+launcher starts its copies of this module's command line, so the fault is put into each of them.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from pipeline.__main__ import main
+from pipeline.errors import DataError
+from pipeline.processes import launch
+
+
+def break_process(fault: str, step: int) -> None:
+    if fault == "full-disk":
+        from pipeline.checkpoints import saving
+
+        def save(*_arguments: Any, **_settings: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        saving.torch.save = save
+        return
+    from pipeline.data.batches import StepBatches
+
+    read = StepBatches.__getitem__
+
+    def broken(batches: StepBatches, number: int) -> Any:
+        if number == step and fault == "hang":
+            time.sleep(10_000)
+        if number == step:
+            raise DataError("a shard is broken")
+        return read(batches, number)
+
+    StepBatches.__getitem__ = broken
+
+
+if __name__ == "__main__":
+    _, fault, rank, step, *arguments = sys.argv
+    if "RANK" in os.environ:
+        if os.environ["RANK"] == rank:
+            break_process(fault, int(step))
+        sys.exit(main(["train", *arguments]))
+    sys.exit(launch.launch([sys.executable, "-m", "tests.e2e.broken_rank", *sys.argv[1:]], 2))
