@@ -146,8 +146,8 @@ class Study:
         batch = self.batcher.batch(rows, epochs)
         targets = self.module.guide.targets(batch.original_ids(), batch.documents)
         guided = self.guided_step(step)
-        loss, _, terms = forward(self.module, batch, guided, targets)
-        objective, valid = loss / batch.num_predictions, targets.count_valid()
+        losses, _, terms = forward(self.module, batch, guided, targets)
+        objective, valid = losses.sum() / batch.num_predictions, targets.count_valid()
         guidance = None
         if self.variant.clip == "separate" or self.variant.control_variate:
             guidance = self._guidance_gradient(guided, terms, valid)

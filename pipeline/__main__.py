@@ -9,7 +9,7 @@ import warnings
 
 from data_prep.errors import EXIT_INTERRUPTED
 from pipeline.arguments import Parser
-from pipeline.commands import evaluate, export, plan, report, train
+from pipeline.commands import evaluate, export, plan, report, requeue, snapshot, status, train
 from pipeline.errors import UserError, exit_code_of
 
 _COMMANDS = {
@@ -18,6 +18,9 @@ _COMMANDS = {
     "evaluate": evaluate,
     "export": export,
     "report": report,
+    "status": status,
+    "snapshot": snapshot,
+    "requeue": requeue,
 }
 
 

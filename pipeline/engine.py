@@ -1,5 +1,6 @@
 """What DeepSpeed trains: objective and guidance in one module, and the engine around it."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.attention import install_tap
+from pipeline.checked_adamw import CheckedAdamW
+from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
@@ -43,20 +46,24 @@ class PretrainingModule(nn.Module):
         """Score a micro-batch (see MicroBatch); see AttentionGuide.watch for `guided` and `targets`.
 
         Returns:
-            Summed objective, number of right guesses, and the guidance terms: errors, mass and rows, each
-            (looked-at layers, heads).
+            Objective summed within each row, (B,) float32, number of right guesses, and the guidance terms:
+            errors, mass and rows, each (looked-at layers, heads).
         """
         self.guide.watch(guided, targets, self.training)
-        loss, correct = self.objective(input_ids, attention_mask, positions, labels)
+        losses, correct = self.objective(input_ids, attention_mask, positions, labels)
         terms = self.guide.collect(input_ids.device)
-        return loss, correct, terms.errors, terms.mass, terms.rows
+        return losses, correct, terms.errors, terms.mass, terms.rows
 
 
 def forward(
     module: nn.Module, batch: MicroBatch, guided: GuidedStep, targets: Targets | None
 ) -> tuple[torch.Tensor, torch.Tensor, GuidanceTerms]:
-    """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device."""
-    loss, correct, *terms = module(
+    """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device.
+
+    Returns:
+        Objective summed within each row, (B,) float32, number of right guesses, guidance terms.
+    """
+    losses, correct, *terms = module(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask(),
         positions=batch.positions,
@@ -64,7 +71,7 @@ def forward(
         guided=guided,
         targets=targets,
     )
-    return loss, correct, GuidanceTerms(*terms)
+    return losses, correct, GuidanceTerms(*terms)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -84,5 +91,25 @@ def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, An
         # Reentrant checkpointing under ZeRO-3 trains wrongly when a module runs twice, without a word.
         module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     groups = parameter_groups(module, recipe.optimizer.weight_decay)
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=groups, config=config)
+    optimizer = None
+    if zero_stage(config) == 0:
+        optimizer = partial(_make_checked_adamw, config=config)
+        config = {**config, "gradient_clipping": 0.0}  # the optimizer does it
+    engine, *_ = deepspeed.initialize(
+        model=module, model_parameters=groups, optimizer=optimizer, config=config
+    )
     return engine
+
+
+def pass_over_step(engine: Any) -> None:
+    """Count a step that is not taken, so that the engine's numbers stay those of the run."""
+    engine.global_steps += 1
+    engine.global_samples += engine.train_batch_size()
+    engine.micro_steps += engine.gradient_accumulation_steps()
+    engine.skipped_steps += 1
+    engine._global_grad_norm = None  # there was no gradient
+
+
+def _make_checked_adamw(groups: list[dict[str, Any]], config: dict[str, Any]) -> CheckedAdamW:
+    settings = {key: value for key, value in config["optimizer"]["params"].items() if key != "torch_adam"}
+    return CheckedAdamW(groups, max_norm=config["gradient_clipping"], **settings)

@@ -10,6 +10,7 @@ __all__ = [
     "EXIT_STOPPED",
     "CheckpointError",
     "DataError",
+    "DivergedError",
     "LostProcessError",
     "RecipeError",
     "UsageError",
@@ -22,6 +23,15 @@ class RecipeError(UserError):
     """A recipe that cannot be run; the message lists every problem found."""
 
     exit_code = 78
+
+
+class DivergedError(UserError):
+    """A run whose losses are no numbers any more; the message names steps, rows and what to try.
+
+    The exit code is that of a bad recipe: the same command would end in the same way.
+    """
+
+    exit_code = RecipeError.exit_code
 
 
 class LostProcessError(UserError):

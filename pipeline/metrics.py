@@ -1,8 +1,12 @@
 """What a run measures: sums over a window of steps, then one line of metrics.jsonl.
 
-Fields of a line with kind "train", over the steps since the line before:
+Fields of a line with kind "train", over the steps since the line before. Steps that were skipped are in none
+but `step`, `epoch` and `skipped_steps`:
     step               optimizer steps taken
     epoch              passes over the training rows, as a fraction
+    skipped_steps      of these steps, those without an update: their loss or gradient was not finite, or the
+                       run was taken back and passed them over
+    rows_digest        fingerprint of the rows and masks that were trained, see data/digest.py
     tokens             real (not padding) tokens trained since the start of the run
     loss               mean objective over predicted tokens, in nats
     accuracy           share of predicted tokens guessed right
@@ -13,7 +17,7 @@ Fields of a line with kind "train", over the steps since the line before:
     guidance_error     pattern -> mean row error; null if no layer was looked at
     guidance_mass      pattern -> list over layers: mean attention on target; null where not looked at
     learning_rate      in the last step
-    gradient_norm      in the last step, before clipping; null at ZeRO stage 0 in fp32 (DeepSpeed has none)
+    gradient_norm      in the last step, before clipping
     tokens_per_second  real tokens, over all processes
     step_seconds       mean
     guidance_share     share of the time spent in the guidance terms, on the main process
@@ -31,13 +35,14 @@ from typing import Any
 import torch
 
 from data_prep.files import write_atomically
+from pipeline.data.digest import fold_step
 from pipeline.guidance.allocation import Allocation
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import read_json_lines
 
-_COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps")
+_COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps", "skipped_steps")
 
 
 class WindowSums:
@@ -53,6 +58,7 @@ class WindowSums:
         self.counters = torch.zeros(len(_COUNTERS), dtype=torch.float64, device=device)
         shape = (3, len(allocation.layers), allocation.num_heads)
         self.by_head = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.digest = 0
 
     def add(self, **values: torch.Tensor | float) -> None:
         """Add to the counters named in _COUNTERS."""
@@ -67,17 +73,34 @@ class WindowSums:
         values = torch.stack([terms.errors.detach(), terms.mass, terms.rows]).double()
         self.by_head.index_add_(1, index.to(values.device, non_blocking=True), values)
 
+    def add_sums(self, step: "WindowSums") -> None:
+        """Add what was summed for a single step."""
+        self.counters += step.counters
+        self.by_head += step.by_head
+
+    def add_digest(self, step: int, digest: int) -> None:
+        """Take the digest of a step's rows, which is the same on all processes."""
+        self.digest = fold_step(self.digest, step, digest)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.counters.zero_()
+        self.by_head.zero_()
+        self.digest = 0
+
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """For a checkpoint. Tensors are this process's share of a sum, all else is the same everywhere."""
         return {
             "counters": self.counters.cpu(),
             "by_head": self.by_head.cpu(),
             "heads": self.allocation.describe(),
+            "digest": self.digest,
         }
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Inverse of `state`; False if other heads were guided then, whose sums are left out."""
         self.counters.copy_(state["counters"])
+        self.digest = state["digest"]
         same_heads = state["heads"] == self.allocation.describe()
         if same_heads:
             self.by_head.copy_(state["by_head"])
@@ -89,8 +112,8 @@ class WindowSums:
             cluster.sum(self.counters.clone()).tolist(),
             cluster.sum(self.by_head.clone()).cpu(),
         )
-        self.counters.zero_()
-        self.by_head.zero_()
+        digest = f"{self.digest:016x}"
+        self.clear()
         totals = dict(zip(_COUNTERS, counters))
         errors, mass = {}, {}
         for name in self.allocation.names:
@@ -103,6 +126,8 @@ class WindowSums:
             "accuracy": totals["correct"] / predicted,
             "tokens": round(totals["tokens"]),
             "steps": round(totals["steps"]),
+            "skipped_steps": round(totals["skipped_steps"]),
+            "rows_digest": digest,
             "guidance_loss": totals["guidance_loss"] / (totals["steps"] or math.nan),
             "guidance_error": errors,
             "guidance_mass": mass,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.build import Corpus, build_pretraining_module
-from pipeline.checkpoints.checkpoint import newest_usable, read_checkpoint_manifest, step_of
+from pipeline.checkpoints.manifest import newest_usable, read_checkpoint_manifest, step_of
 from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError

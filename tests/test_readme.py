@@ -1,9 +1,7 @@
 """What the README tells a user to type works as it stands there."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from data_prep import errors as prep_errors
 from data_prep.__main__ import main as data_prep
 from pipeline import errors
 from pipeline.config.schema import GuidanceSection
+from tests.processes import run_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,16 +52,8 @@ def test_commands_work_in_the_order_written(directory):
         assert command[:2] == ["python", "-m"]
         if command[2:4] == ["pipeline", "train"]:
             command += [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        finished = subprocess.run(
-            [sys.executable, *command[1:]],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert finished.returncode == 0, f"{shlex.join(command)}\n{finished.stdout}\n{finished.stderr}"
+        finished = run_command([sys.executable, *command[1:]], cwd=directory)
+        assert finished.code == 0, f"{shlex.join(command)}\n{finished.output}"
     assert (directory / "runs/mine/export/model.safetensors").is_file()
     assert (directory / "runs/mine/report/report.html").is_file()
 

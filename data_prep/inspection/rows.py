@@ -6,36 +6,89 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenizers import Tokenizer
 
-from data_prep.format import Manifest, Shard, Split
+from data_prep.errors import DataError, UsageError
+from data_prep.format import Manifest, Shard, Split, TokenIds
+
+
+class Piece(NamedTuple):
+    """A part of a document, or all of it, as it stands in a row.
+
+    Attributes:
+        ids: token ids, cls and sep included, (n,).
+        document: number of its document within the block of rows.
+        offset: how many of the document's tokens stand in earlier pieces.
+    """
+
+    ids: TokenIds
+    document: int
+    offset: int
+
+
+class Place(NamedTuple):
+    """Where a row lies: in which shard, the how many-th there, and in which of the shard's blocks."""
+
+    shard: str
+    row: int
+    block: int
 
 
 class SplitRows:
-    """Rows through all shards of a split; a shard is opened when first needed."""
+    """Rows through all shards of a split, numbered as training does; a shard is opened when first needed."""
 
     def __init__(self, corpus_dir: Path, manifest: Manifest, split: Split) -> None:
-        """The rows of `split`."""
-        self._paths = [corpus_dir / shard.name for shard in manifest.shards_of(split)]
-        self._ends = np.cumsum([shard.rows for shard in manifest.shards_of(split)])
+        """The rows of `split`; a UsageError if it has none."""
+        self._infos = manifest.shards_of(split)
+        self._first_rows = np.cumsum([0, *(info.rows for info in self._infos)])
+        self._directory = corpus_dir
         self._length = manifest.sequence_length
         self._shards: dict[int, Shard] = {}
+        if not len(self):
+            other = next((name for name, info in manifest.splits.items() if info.rows), "none")
+            raise UsageError(f"--split {split}: {corpus_dir} has no such rows; splits with rows: {other}")
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._first_rows[-1])
 
-    def pieces(self, row: int) -> Iterator[npt.NDArray]:
-        """The row's document pieces, special tokens included; padding is left out."""
-        index = int(np.searchsorted(self._ends, row, side="right"))
-        if index not in self._shards:
-            self._shards[index] = Shard(self._paths[index], self._length)
-        shard = self._shards[index]
-        row -= int(self._ends[index]) - shard.rows
+    def token_pieces(self, row: int) -> Iterator[npt.NDArray]:
+        """Token ids of the row's document pieces, special tokens included; padding is left out."""
+        index, row = self._find(row)
+        shard = self._shard(index)
         ids = shard.input_ids(row)
         start = 0
         for length in shard.segments(row).tolist():
             yield ids[start : start + length]
             start += length
+
+    def pieces(self, row: int) -> list[Piece]:
+        """The row's document pieces, and which documents they are from."""
+        index, row_in_shard = self._find(row)
+        with pa.memory_map(str(self._shard(index).path)) as file:
+            table = pa.ipc.open_stream(file).read_all().slice(row_in_shard, 1)
+            documents, offsets = (table[name][0].as_py() for name in ("documents", "offsets"))
+        return [Piece(*piece) for piece in zip(self.token_pieces(row), documents, offsets)]
+
+    def place(self, row: int) -> Place:
+        """Where a row lies."""
+        index, row = self._find(row)
+        block_ends = np.cumsum(self._infos[index].blocks)
+        return Place(self._infos[index].name, row, int(np.searchsorted(block_ends, row, side="right")))
+
+    def _find(self, row: int) -> tuple[int, int]:
+        """Number of the row's shard, and the row's number in it."""
+        index = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return index, row - int(self._first_rows[index])
+
+    def _shard(self, index: int) -> Shard:
+        if index not in self._shards:
+            info = self._infos[index]
+            shard = Shard(self._directory / info.name, self._length)
+            if shard.rows != info.rows:
+                raise DataError(f"{shard.path}: {shard.rows} rows, its manifest says {info.rows}")
+            self._shards[index] = shard
+        return self._shards[index]
 
 
 class Sample(NamedTuple):
@@ -68,7 +121,7 @@ def look_at(
     counts = np.zeros(vocab_size, dtype=np.int64)
     words = word_bytes = word_tokens = 0
     for number, row in enumerate(chosen.tolist()):
-        for piece in rows.pieces(row):
+        for piece in rows.token_pieces(row):
             lengths.append(len(piece))
             counts += np.bincount(piece, minlength=vocab_size)
             if number < max_decoded:

@@ -7,7 +7,8 @@ from shutil import get_terminal_size
 import numpy as np
 from tokenizers import Tokenizer
 
-from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
+from data_prep.errors import UsageError
+from data_prep.format import TOKENIZER_NAME, Manifest, Split, read_manifest
 from data_prep.inspection.rows import Sample, SplitRows, look_at
 from data_prep.tokenizing.tokenizer import open_tokenizer
 
@@ -15,17 +16,18 @@ _SAMPLED_ROWS = 10_000
 _DECODED_ROWS = 500
 _FREQUENT_TOKENS = 20
 _BAR_WIDTH = 40
-_INDENT = " " * 10
+_INDENT = " " * 6
 
 
-def inspect_corpus(corpus_dir: Path, num_rows: int, seed: int, figure: Path | None) -> None:
+def inspect_corpus(corpus_dir: Path, split: Split, num_rows: int, seed: int, figure: Path | None) -> None:
     """Print what a corpus holds.
 
-    Lengths and frequencies come from a random sample of at most 10,000 training rows, so a corpus of any
+    Lengths and frequencies come from a random sample of at most 10,000 rows of the split, so a corpus of any
     size is shown at once.
 
     Args:
         corpus_dir: A corpus directory.
+        split: Whose rows are looked at.
         num_rows: Rows printed as text.
         seed: Chooses the sample and those rows.
         figure: A PNG file to write as well.
@@ -34,20 +36,35 @@ def inspect_corpus(corpus_dir: Path, num_rows: int, seed: int, figure: Path | No
     tokenizer = open_tokenizer(corpus_dir / TOKENIZER_NAME)
     generator = np.random.default_rng(seed)
     _print_counts(corpus_dir, manifest)
-    rows = SplitRows(corpus_dir, manifest, "train")
+    rows = SplitRows(corpus_dir, manifest, split)
     chosen = np.sort(generator.choice(len(rows), min(len(rows), _SAMPLED_ROWS), replace=False))
     sample = look_at(rows, chosen, manifest.vocab_size, tokenizer, _DECODED_ROWS)
     _print_lengths(sample, manifest.sequence_length)
     _print_fit(sample, manifest.vocab_size)
     _print_frequent_tokens(sample, tokenizer)
     for row in generator.choice(len(rows), min(len(rows), num_rows), replace=False):
-        _print_row(rows, int(row), tokenizer)
+        _print_row(rows, split, int(row), tokenizer)
     if figure is not None:
         from data_prep.inspection.figure import draw_sample
 
         title = f"{corpus_dir}: rows of {manifest.sequence_length}, {sample.num_rows:,} of them"
         draw_sample(sample, manifest, title, figure)
         print(f"\n  {figure}: lengths and token frequencies")
+
+
+def show_rows(corpus_dir: Path, split: Split, numbers: list[int]) -> None:
+    """Print the rows of a split with these numbers; a UsageError names those that it does not have."""
+    manifest = read_manifest(corpus_dir)
+    rows = SplitRows(corpus_dir, manifest, split)
+    if unknown := [str(number) for number in numbers if number >= len(rows)]:
+        raise UsageError(
+            f"--rows {' '.join(unknown)}: the {split} rows of {corpus_dir} are numbered "
+            f"0 to {len(rows) - 1}; write numbers in that range"
+        )
+    tokenizer = open_tokenizer(corpus_dir / TOKENIZER_NAME)
+    print(f"{corpus_dir}: rows of {manifest.sequence_length}, documents numbered within their block of rows")
+    for number in numbers:
+        _print_row(rows, split, number, tokenizer)
 
 
 def length_edges(sequence_length: int) -> list[int]:
@@ -116,12 +133,17 @@ def _print_frequent_tokens(sample: Sample, tokenizer: Tokenizer) -> None:
     print(_wrapped(told, "    "))
 
 
-def _print_row(rows: SplitRows, row: int, tokenizer: Tokenizer) -> None:
-    print(f"\n  train row {row:,}, one document piece after the other")
-    for piece in rows.pieces(row):
-        text = tokenizer.decode(piece.tolist(), skip_special_tokens=False)
-        wrapped = _wrapped(text.replace("\n", "\\n"), _INDENT)
-        print(f"  {len(piece):6,}  {wrapped[len(_INDENT) :]}")
+def _print_row(rows: SplitRows, split: Split, row: int, tokenizer: Tokenizer) -> None:
+    place, pieces = rows.place(row), rows.pieces(row)
+    tokens = sum(len(piece.ids) for piece in pieces)
+    count = "1 document piece" if len(pieces) == 1 else f"{len(pieces)} document pieces"
+    print(f"\n  {split} row {row}: row {place.row} of {place.shard}, in block {place.block}")
+    print(f"  {count}, {tokens:,} tokens")
+    for piece in pieces:
+        begins = f", from its token {piece.offset:,} on" if piece.offset else ""
+        print(f"    document {piece.document}: {len(piece.ids):,} tokens{begins}")
+        text = tokenizer.decode(piece.ids.tolist(), skip_special_tokens=False)
+        print(_wrapped(text.replace("\n", "\\n"), _INDENT))
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -207,7 +207,9 @@ class TrainSection(Section):
 
     num_steps: PositiveInt = 10_000
     global_batch_size: PositiveInt = Field(256, description="rows per optimizer step, over all processes")
-    micro_batch_size: PositiveInt = Field(32, description="rows per process and forward pass")
+    micro_batch_size: PositiveInt = Field(
+        32, description="most rows per process and forward pass; fewer where it does not divide the batch"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     deepspeed: str = Field("zero1", description="a file of ds_configs/ by name, or a path to a JSON file")
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
@@ -230,9 +232,35 @@ class CheckpointSection(Section):
     """What is kept to resume from. A checkpoint is also written at the end and on a stop request."""
 
     every_steps: PositiveInt = 1000
+    asynchronous: bool = Field(True, description="write while training goes on; costs one copy in host memory")
     keep_last: Annotated[int, Field(ge=2)] = 2
     keep_every_steps: PositiveInt | None = Field(
         None, description="checkpoints at its multiples stay forever"
+    )
+
+
+class RecoverySection(Section):
+    """What happens when something goes wrong; without effect on a healthy run.
+
+    A bad step is one whose loss or gradient is not finite. It is skipped, without an update.
+    """
+
+    max_bad_steps: PositiveInt = Field(
+        3, description="after so many in a row: back to the last checkpoint, and these steps are passed over"
+    )
+    max_rollbacks: Annotated[int, Field(ge=0)] = Field(
+        2, description="times the run goes back, ever; instead of once more it ends with a message"
+    )
+    spike_sigmas: PositiveFloat | None = Field(
+        6.0,
+        description="a loss so many standard deviations above the usual one becomes an event with its rows; "
+        "null: none does",
+    )
+    silence_seconds: Annotated[float, Field(ge=5.0)] = Field(
+        60.0, description="a process without a sign of life for so long is taken for dead, and the run ends"
+    )
+    hang_seconds: Annotated[float, Field(ge=5.0, le=1500.0)] = Field(
+        1200.0, description="without progress of any process for so long the run ends; above any evaluation"
     )
 
 
@@ -258,6 +286,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    recovery: RecoverySection = RecoverySection()
     logging: LoggingSection = LoggingSection()
 
     def steps_of(self, duration: float) -> int:
@@ -265,6 +294,15 @@ class Recipe(Section):
         if isinstance(duration, int):
             return duration
         return round(duration * self.train.num_steps)
+
+    def micro_batch_size(self, world_size: int) -> int:
+        """Rows per forward pass on each of so many processes, which must divide the global batch.
+
+        The largest number up to `train.micro_batch_size` that divides a process's share of the global batch.
+        """
+        share = self.train.global_batch_size // world_size
+        limit = min(self.train.micro_batch_size, share)
+        return next(size for size in range(limit, 0, -1) if share % size == 0)
 
     @property
     def guided(self) -> bool:

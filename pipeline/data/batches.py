@@ -4,7 +4,7 @@ Row i of a step's global batch belongs to micro-step i // (W * m) and rank (i //
 and micro-batches of m rows: the same rows make the same global batch whatever W and m are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.corpus import CorpusSplit
+from pipeline.data.digest import digest_rows
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
 from pipeline.data.order import rows_of_step
@@ -31,6 +32,7 @@ class MicroBatch:
         positions: columns to predict, (B, K).
         labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
+        digest: what digest_rows says of rows that are to be trained.
     """
 
     input_ids: torch.Tensor
@@ -39,6 +41,7 @@ class MicroBatch:
     positions: torch.Tensor
     labels: torch.Tensor
     full: bool
+    digest: int = 0
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same rows on `device`, copied asynchronously where the memory is pinned."""
@@ -49,6 +52,7 @@ class MicroBatch:
             positions=self.positions.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             full=self.full,
+            digest=self.digest,
         )
 
     def pin_memory(self) -> "MicroBatch":
@@ -133,22 +137,36 @@ class StepBatches(Dataset):
         self.geometry = geometry
         self.order_seed = order_seed
 
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """Row numbers of the step's global batch, of all ranks, (global_batch_size,)."""
+        return self._rows_and_epochs(step)[0]
+
     def __getitem__(self, step: int) -> list[MicroBatch]:
         """Build the step's micro-batches; a function of the step alone."""
-        rows, epochs = rows_of_step(
+        rows, epochs = self._rows_and_epochs(step)
+        return [self._micro_batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
+
+    def _rows_and_epochs(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return rows_of_step(
             step, self.geometry.global_batch_size, self.batcher.split.num_rows, self.order_seed
         )
-        return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
+
+    def _micro_batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> MicroBatch:
+        batch = self.batcher.batch(rows, epochs)
+        batch.digest = digest_rows(
+            rows, batch.input_ids.numpy(), batch.positions.numpy(), batch.labels.numpy()
+        )
+        return batch
 
 
 def load_steps(
-    batches: StepBatches, first_step: int, end_step: int, num_workers: int, pin_memory: bool
+    batches: StepBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
 ) -> Iterator[list[MicroBatch]]:
-    """Iterate over the steps [first_step, end_step), prepared ahead by `num_workers` processes."""
+    """Iterate over some steps, in their order, prepared ahead by `num_workers` processes."""
     return iter(
         DataLoader(
             batches,
-            sampler=range(first_step, end_step),
+            sampler=steps,
             batch_size=None,
             num_workers=num_workers,
             # Forked workers share the mapped shards; any other way would copy them to each.

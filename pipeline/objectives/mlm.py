@@ -17,7 +17,7 @@ SUPPORTED_FAMILIES = tuple(_HEADS)
 
 
 class MaskedLanguageModeling(nn.Module):
-    """Sum of the cross-entropies of the masked tokens of a micro-batch."""
+    """Sums, by row, of the cross-entropies of the masked tokens of a micro-batch."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """`model` is a transformers `...ForMaskedLM` of a supported family."""
@@ -41,12 +41,13 @@ class MaskedLanguageModeling(nn.Module):
             labels: original tokens there, (B, K), IGNORED_LABEL where there is none.
 
         Returns:
-            The summed cross-entropy in nats, float32, and the number of tokens guessed right.
+            Each row's cross-entropy in nats, summed over its predicted tokens, (B,) float32, and the number
+            of tokens guessed right in all rows.
         """
         hidden = self.model.base_model(input_ids, attention_mask=attention_mask).last_hidden_state
         index = positions[..., None].expand(-1, -1, hidden.shape[-1])
         logits = self._head(self.model, hidden.gather(1, index)).float()
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
         )
-        return loss, (logits.detach().argmax(-1) == labels).sum()
+        return losses.view_as(labels).sum(1), (logits.detach().argmax(-1) == labels).sum()

@@ -133,7 +133,7 @@ def test_a_signal_stops_everything_at_once(
 
 def test_a_closed_pipe_is_no_error(made_corpus: Path, repository: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "data_prep", "inspect", str(made_corpus), "--rows", "2000"],
+        [sys.executable, "-m", "data_prep", "inspect", str(made_corpus), "--sample", "2000"],
         cwd=repository,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,53 +1,87 @@
-"""Start real training processes, the ways a user does."""
+"""Start real training processes, the ways a user does, and read what they leave.
+
+    finished = train(recipe, "--stop-at", "6", *overrides(run_dir=run_dir), launcher="processes")
+    assert finished.code == 75, finished.output
+
+    running = start(recipe, *overrides(run_dir=run_dir), launcher="processes", processes=4)
+    wait_for_lines(run_dir / "metrics.jsonl", 3, running)
+    running.send_signal(signal.SIGKILL, rank=1)     # to the launcher without `rank`; running.kill() for all
+    assert running.wait().code == 128 + signal.SIGKILL
+
+These are processes of their own with real signals and a real process group, but of two kinds. Without a
+launcher and with `--processes` they are forked by a server that has imported the libraries already
+(tests/fork_server.py), which spares each of them seconds; `genuine=True` starts them as a user does, which
+torchrun and deepspeed are always.
+"""
 
 import json
-import os
-import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-LAUNCHERS = {
-    "none": [sys.executable, "-m", "pipeline", "train"],
-    "processes": [sys.executable, "-m", "pipeline", "train", "--processes", "2"],
-    "torchrun": [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "pipeline", "train"),
-    ],
-    "deepspeed": [
-        *(sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"),
-        *("--module", "pipeline", "train"),
-    ],
-}
+from pipeline.runs.run_dir import read_json_lines
+from tests.processes import Finished, Running, run_command, start_command
+
+__all__ = [
+    "Finished",
+    "Running",
+    "losses",
+    "overrides",
+    "read_metrics",
+    "run_command",
+    "start",
+    "start_command",
+    "train",
+    "wait_for_lines",
+]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A process that has ended: its exit code and all it printed."""
-
-    code: int
-    output: str
-
-
-def run_command(command: list[str]) -> Finished:
-    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    return Finished(process.returncode, process.stdout)
+def train(
+    recipe: Path, *arguments: str, launcher: str = "none", processes: int = 2, genuine: bool = False
+) -> Finished:
+    """Train to the end of the processes; see `start`."""
+    return start(recipe, *arguments, launcher=launcher, processes=processes, genuine=genuine).wait()
 
 
-def train(recipe: Path, *arguments: str, launcher: str = "none") -> Finished:
-    return run_command([*LAUNCHERS[launcher], str(recipe), *arguments])
+def start(
+    recipe: Path, *arguments: str, launcher: str = "none", processes: int = 2, genuine: bool = False
+) -> Running:
+    """Start `train RECIPE ARGUMENTS` and leave it running.
+
+    Args:
+        recipe: its file.
+        arguments: of the command.
+        launcher: "none" for one process without any; "processes", "torchrun" or "deepspeed".
+        processes: how many it starts; without a launcher there is one.
+        genuine: start what a user would rather than fork it.
+    """
+    command = [*_command(launcher, processes), str(recipe), *arguments]
+    return start_command(command, genuine=genuine)
+
+
+def _command(launcher: str, processes: int) -> list[str]:
+    python, number = sys.executable, str(processes)
+    module = ["pipeline", "train"]
+    if launcher == "none":
+        return [python, "-m", *module]
+    if launcher == "processes":
+        return [python, "-m", *module, "--processes", number]
+    if launcher == "torchrun":
+        torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number]
+        return [*torchrun, "-m", *module]
+    if launcher == "deepspeed":
+        deepspeed = str(Path(python).with_name("deepspeed"))
+        return [python, deepspeed, "--num_gpus", number, "--module", *module]
+    raise ValueError(f"no launcher {launcher!r}")
+
+
+def wait_for_lines(path: Path, count: int, running: Running, seconds: float = 120.0) -> None:
+    """Wait until a log has `count` lines; an error if the run ends before that."""
+    deadline = time.monotonic() + seconds
+    while len(read_json_lines(path)) < count:
+        assert running.is_running, f"the run has ended:\n{running.output}"
+        assert time.monotonic() < deadline, f"the run logged nothing:\n{running.output}"
+        time.sleep(0.05)
 
 
 def read_metrics(run_dir: Path, kind: str = "train") -> list[dict]:

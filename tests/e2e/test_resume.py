@@ -1,18 +1,15 @@
 """Runs that are killed, stopped or restarted go on as if nothing had happened."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints.checkpoint import list_checkpoints, step_of
-from pipeline.runs.run_dir import RunDir, read_json_lines
-from tests.e2e.running import ROOT, overrides, read_metrics, run_command, train
+from pipeline.checkpoints.manifest import list_checkpoints, step_of
+from pipeline.runs.run_dir import RunDir
+from tests.e2e.running import overrides, read_metrics, run_command, start, train, wait_for_lines
 
 
 def test_killed_and_resumed_equals_undisturbed(recipe_file, tmp_path):
@@ -39,14 +36,11 @@ def test_stop_signal_saves_and_the_next_start_goes_on(recipe_file, tmp_path):
     """SIGTERM to the launcher: all processes agree, save, and end with 75."""
     recipe = recipe_file(train={"num_steps": 2000}, checkpoint={"every_steps": 1000})
     run = RunDir(tmp_path / "run")
-    command = [sys.executable, "-m", "pipeline", "train", str(recipe), "--processes", "2"]
-    command += overrides(run_dir=run.path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_for_lines(run.metrics_file, 3)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, errors
+    running = start(recipe, *overrides(run_dir=run.path), launcher="processes")
+    wait_for_lines(run.metrics_file, 3, running)
+    running.send_signal(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.code == 75, stopped.output
 
     (newest,) = list_checkpoints(run.checkpoints)
     assert (run.checkpoints / "latest").read_text().strip() == newest.name
@@ -62,13 +56,6 @@ def test_stop_signal_saves_and_the_next_start_goes_on(recipe_file, tmp_path):
     assert again.code == 75, again.output
     resumed = [event["step"] for event in run.read_events() if event["event"] == "resume"]
     assert resumed == [step_of(newest)]
-
-
-def wait_for_lines(path: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(read_json_lines(path)) < count:
-        assert time.monotonic() < deadline, "the run logged nothing"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.checkpoints.checkpoint import newest_usable
+from pipeline.checkpoints.manifest import newest_usable
 from pipeline.weights import read_weights
 from tests.e2e.running import losses, overrides, read_metrics, train
 
