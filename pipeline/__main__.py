@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 
-from data_prep.errors import EXIT_INTERRUPTED
+from data_prep.errors import EXIT_DONE, EXIT_INTERRUPTED
 from pipeline.arguments import Parser
 from pipeline.commands import evaluate, export, plan, report, requeue, snapshot, status, train
 from pipeline.errors import UserError, exit_code_of
@@ -41,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _set_up_logging()
         return _COMMANDS[arguments.command].run(arguments)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not flush it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except (UserError, OSError) as error:
         if str(error):
             print(f"error: {error}", file=sys.stderr, flush=True)

@@ -89,11 +89,6 @@ def build_model(
         return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
 
 
-def settings_beside_checkpoint(section: ModelSection) -> list[str]:
-    """Keys written in the recipe although the checkpoint decides them."""
-    return sorted(section.model_fields_set - {"checkpoint"}) if section.checkpoint is not None else []
-
-
 def has_safetensors(checkpoint: Path) -> bool:
     """Whether a Hugging Face directory keeps its weights as safetensors."""
     return any(checkpoint.glob("*.safetensors"))

@@ -3,25 +3,25 @@
 Importing torch, deepspeed and transformers takes a process several seconds; most tests of whole commands
 would spend most of their time on it. The server imports them once, runs nothing of theirs, and forks itself
 for every command. What comes out is a process of its own with its own session, environment, directory,
-seeds and output, which runs `python -m MODULE` from the first line to the interpreter's end, and forks the
-copies of itself that it would start. Only the seed of Python's string hashes is the same in all of them, so
-what depends on the order of a set differs between genuine processes alone. tests/processes.py is the way to
-use the server.
+seeds and output, which runs `python -m MODULE` from the first line to its exit handlers, and forks the copies
+of itself that it would start. Only the seed of Python's string hashes is the same in all of them, so what
+depends on the order of a set differs between genuine processes alone. tests/processes.py is the way to use
+the server.
 """
 
+import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
 import logging
 import os
-import pkgutil
 import runpy
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ _LIBRARIES = (
     "transformers.models.modernbert.modeling_modernbert",
     "transformers.models.roberta.modeling_roberta",
 )
-_OUR_PROGRAMS = ("pipeline", "data_prep", "benchmarks.", "tests.")
+_OURS = ("pipeline", "data_prep", "benchmarks", "tests")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Command:
     def read(line: list[str], environment: dict[str, str], cwd: str) -> "Command | None":
         """A command line of ours; None for any other, which has to be started the usual way."""
         match line:
-            case [sys.executable, "-m", str(module), *arguments] if module.startswith(_OUR_PROGRAMS):
+            case [sys.executable, "-m", str(module), *arguments] if module.partition(".")[0] in _OURS:
                 return Command(module, arguments, environment, cwd)
         return None
 
@@ -102,15 +102,15 @@ def run_and_exit(command: Command, output: int | None = None) -> NoReturn:
     except BaseException:  # the frames below are the server's, which must not go on in this process
         traceback.print_exc()
         code = 1
-    # Ends the interpreter in order (threads joined, exit handlers run, streams flushed), which os._exit would
-    # not; an exception would unwind through the frames of the process that was forked.
-    ctypes.pythonapi.Py_Exit(code)
-    raise AssertionError("Py_Exit returned")
+    _exit(code)
 
 
 def _become(command: Command, output: int | None) -> None:
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)) or number == signal.SIGCHLD:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
     if output is not None:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -118,7 +118,8 @@ def _become(command: Command, output: int | None) -> None:
         os.dup2(output, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(command.cwd)
-    _forget_parent(command.environment.get("OMP_NUM_THREADS", str(os.cpu_count())))
+    _forget_ours()
+    _reset_libraries(command.environment.get("OMP_NUM_THREADS", str(os.cpu_count())))
     os.environ.clear()
     os.environ.update(command.environment)
     if rank := os.environ.get("RANK"):
@@ -128,7 +129,15 @@ def _become(command: Command, output: int | None) -> None:
     subprocess.Popen = ForkingPopen
 
 
-def _forget_parent(num_threads: str) -> None:
+def _forget_ours() -> None:
+    """Our modules take little time and are imported anew by each command, in its own order."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+        del sys.modules[name]
+    for handler in logging.root.handlers[:]:
+        logging.root.removeHandler(handler)
+
+
+def _reset_libraries(num_threads: str) -> None:
     """Undo what the libraries settled when they were imported: seeds, the number of threads."""
     import numpy as np
     import torch
@@ -150,27 +159,29 @@ def _run(command: Command) -> int:
     return 0
 
 
+def _exit(code: int) -> NoReturn:
+    """End the interpreter in order, but leave its memory as it is.
+
+    Taking the libraries apart would copy all of it. An exception would unwind through the frames of the
+    process that was forked.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def preload() -> None:
-    """Import what commands import, in the order in which they do."""
+    """Import the libraries, in the environment that commands set up for them."""
     main = importlib.import_module("pipeline.__main__")
-    main._set_up_logging()  # the libraries look at the environment that it sets
-    for handler in logging.root.handlers[:]:
-        logging.root.removeHandler(handler)
-    for name in (*_LIBRARIES, *_modules_of("pipeline"), *_modules_of("data_prep")):
-        # What is broken is told by the command that needs it.
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    # It is run under the name __main__, and runpy warns when it finds it imported.
-    del sys.modules["pipeline.__main__"]
+    main._set_up_logging()
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    _forget_ours()
     gc.freeze()  # nothing of it is garbage: collections neither copy its pages nor take the time
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert len(threads) == 1, f"a process with threads must not be forked: {threads}"
-
-
-def _modules_of(package: str) -> list[str]:
-    path = importlib.import_module(package).__path__
-    names = [module.name for module in pkgutil.walk_packages(path, f"{package}.")]
-    return [name for name in names if not name.endswith("__main__") and "triton" not in name]
 
 
 def serve(control: socket.socket) -> None:

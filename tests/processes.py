@@ -82,14 +82,18 @@ class Running:
         for process in [*family.children(recursive=True), family]:
             process.kill()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the end of the process that was started, but no longer than this."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return not self.is_running
+
     def wait(self, seconds: float = _SECONDS) -> Finished:
-        """Wait for the end of the process that was started; all is killed when it does not come."""
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        """Wait for the end of the process that was started; when it does not come all is killed."""
+        if not self.ends_within(seconds):
             self.kill()
-            raise AssertionError(f"it did not end within {seconds} seconds:\n{self.output}") from None
-        return Finished(code, self.output)
+            raise AssertionError(f"it did not end within {seconds} seconds:\n{self.output}")
+        return Finished(self._process.wait(0.0), self.output)
 
 
 def start_command(
@@ -99,7 +103,7 @@ def start_command(
     cwd: Path = ROOT,
     variables: Mapping[str, str] | None = None,
 ) -> Running:
-    """Start a command whose output goes to one file, standard error included.
+    """Start a command in a session of its own; its output goes to one file, standard error included.
 
     Args:
         command: `[sys.executable, "-m", MODULE, ...]` of ours is forked, anything else is started.
@@ -113,7 +117,13 @@ def start_command(
     forkable = Command.read(line, environment, str(cwd))
     if genuine or forkable is None or _has_cuda():  # CUDA does not work in a forked process
         process = subprocess.Popen(
-            line, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            line,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         return Running(process, output)
     _check_variables(environment)

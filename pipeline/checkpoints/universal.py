@@ -109,7 +109,7 @@ def _serve_all_stages(out: Path) -> None:
     for have, lack in ((one, many), (many, one)):
         if not lack.exists():
             shutil.copy2(have, lack)
-    # Adam's number of steps: once for all parameters, or beside each. Without it DeepSpeed would count from 0.
+    # Adam's number of steps: once for all parameters, or beside each. Without it DeepSpeed counts from 0.
     path = out / "zero" / "optimizer_state.pt"
     states = torch.load(path, weights_only=False)
     parameters = sorted(file.parent for file in (out / "zero").rglob("exp_avg.pt"))
@@ -124,7 +124,8 @@ def _serve_all_stages(out: Path) -> None:
         states["ds_version"] = metadata.version("deepspeed")
     else:
         step = torch.load(parameters[0] / "step.pt", weights_only=False)
-        states["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": states["param_groups"]}
+        groups = states["param_groups"]
+        states["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": groups}
     torch.save(states, path)
 
 

@@ -22,7 +22,6 @@ from pipeline.errors import DataError
 from pipeline.model import (
     has_safetensors,
     model_config,
-    settings_beside_checkpoint,
     usable_positions,
 )
 from pipeline.objectives.mlm import SUPPORTED_FAMILIES
@@ -129,6 +128,7 @@ def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
             f"global_batch_size: {choice} (which makes it another run)",
         )
 
+
 def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
     if recipe.train.precision == "fp16" and not world.on_cuda:
         yield Problem(("train.precision",), "fp16 needs a CUDA device, none was found; write bf16 or fp32")
@@ -167,7 +167,7 @@ def _open_model(
     recipe: Recipe, manifest: Manifest | None, vocabulary: Vocabulary | None
 ) -> tuple[PretrainedConfig | None, list[Problem]]:
     section, problems = recipe.model, []
-    for key in settings_beside_checkpoint(section):
+    for key in section.settings_beside_checkpoint():
         problems.append(
             Problem((f"model.{key}", "model.checkpoint"), "the checkpoint decides it; remove one of the two")
         )

@@ -84,6 +84,10 @@ class ModelSection(Section):
         None, description="start from this local Hugging Face directory (safetensors) instead of from scratch"
     )
 
+    def settings_beside_checkpoint(self) -> list[str]:
+        """Keys written in the recipe although the checkpoint decides them."""
+        return sorted(self.model_fields_set - {"checkpoint"}) if self.checkpoint is not None else []
+
 
 class ObjectiveSection(Section):
     """What is predicted."""
@@ -232,7 +236,7 @@ class CheckpointSection(Section):
     """What is kept to resume from. A checkpoint is also written at the end and on a stop request."""
 
     every_steps: PositiveInt = 1000
-    asynchronous: bool = Field(True, description="write while training goes on; costs one copy in host memory")
+    asynchronous: bool = Field(True, description="write while training goes on, from a copy in host memory")
     keep_last: Annotated[int, Field(ge=2)] = 2
     keep_every_steps: PositiveInt | None = Field(
         None, description="checkpoints at its multiples stay forever"

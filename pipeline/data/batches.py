@@ -32,7 +32,7 @@ class MicroBatch:
         positions: columns to predict, (B, K).
         labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
-        digest: what digest_rows says of rows that are to be trained.
+        digest: what digest_rows says of the rows as they were read and masked.
     """
 
     input_ids: torch.Tensor
@@ -104,6 +104,7 @@ class RowBatcher:
             positions=torch.from_numpy(masked.positions),
             labels=torch.from_numpy(masked.labels),
             full=bool((original.lengths == self.split.sequence_length).all()),
+            digest=digest_rows(rows, masked.input_ids, masked.positions, masked.labels),
         )
 
 
@@ -144,19 +145,12 @@ class StepBatches(Dataset):
     def __getitem__(self, step: int) -> list[MicroBatch]:
         """Build the step's micro-batches; a function of the step alone."""
         rows, epochs = self._rows_and_epochs(step)
-        return [self._micro_batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
+        return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
 
     def _rows_and_epochs(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         return rows_of_step(
             step, self.geometry.global_batch_size, self.batcher.split.num_rows, self.order_seed
         )
-
-    def _micro_batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> MicroBatch:
-        batch = self.batcher.batch(rows, epochs)
-        batch.digest = digest_rows(
-            rows, batch.input_ids.numpy(), batch.positions.numpy(), batch.labels.numpy()
-        )
-        return batch
 
 
 def load_steps(

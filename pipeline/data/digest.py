@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.counter_rng import UInt64s, make_keys, mix, random_bits
+from pipeline.data.counter_rng import UInt64s, make_keys, random_bits
 
 _STREAM = 0x726F7773  # keeps the factors apart from every other use of the generator
 # Digests travel between processes as float64, whose sums are exact below 2**53: those of 8192 processes.
@@ -33,13 +33,13 @@ def digest_rows(
     """
     length, width = input_ids.shape[1], positions.shape[1]
     factors = _factors(1 + length + 2 * width)
-    # An odd factor per place: whatever single value changes, the sum does. Mixed, because sums of sums would
-    # be blind to an exchange between rows.
+    # An odd factor per place: whatever single value changes, the row's sum does. Squares of these are added,
+    # because sums of sums would be blind to an exchange between rows.
     sums = rows.view(np.uint64) * factors[0]
     sums += input_ids.view(np.uint64) @ factors[1 : length + 1]
     sums += positions.view(np.uint64) @ factors[length + 1 : length + width + 1]
     sums += labels.view(np.uint64) @ factors[length + width + 1 :]
-    return int(mix(sums).sum()) & _STEP_MASK
+    return int(sums @ sums) & _STEP_MASK
 
 
 def add_digests(*digests: int) -> int:

@@ -132,8 +132,8 @@ def living_owner(run_dir: Path) -> Owner | None:
     owner = read_owner(run_dir)
     if owner is None:
         return None
-    if owner.host == platform.node():
-        return owner if _is_running(owner.pid) else None
+    if owner.host == platform.node() and not _is_running(owner.pid):
+        return None
     with contextlib.suppress(OSError):
         if time.time() - (run_dir / LOCK_NAME).stat().st_mtime < DEAD_SECONDS:
             return owner

@@ -32,7 +32,6 @@ from data_prep.format import read_manifest
 from pipeline.config.load import parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.model import settings_beside_checkpoint
 from pipeline.runs.lock import RunLock
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "pyarrow", "numpy")
@@ -171,7 +170,7 @@ def _settings_of(recipe: Recipe) -> dict[str, Any]:
         del settings["schedule"]["decay"]  # a recipe may not say it where it has no effect
     for key in recipe.guidance.without_effect():
         settings["guidance"].pop(key, None)
-    if recipe.model.checkpoint is not None and not settings_beside_checkpoint(recipe.model):
+    if recipe.model.checkpoint is not None and not recipe.model.settings_beside_checkpoint():
         settings["model"] = {"checkpoint": recipe.model.checkpoint}
     return settings
 

@@ -119,7 +119,7 @@ class Recovery:
     def _give_up(self, why: str, *advice: str) -> DivergedError:
         steps, rows = self.series.steps, self.series.rows
         self.run.add_event("diverged", steps=steps, rows=rows)
-        usual = self.spikes.usual
+        usual, listed = self.spikes.usual, ", ".join(map(str, steps))
         before = "no loss was logged before" if usual is None else f"the loss was {usual:.4f} before"
         advice = (
             f"the rows to blame: python -m data_prep inspect {self.recipe.corpus} "
@@ -130,7 +130,6 @@ class Recovery:
             *advice,
         )
         return DivergedError(
-            f"{self.run.path} has diverged: the loss or gradient of steps {', '.join(map(str, steps))} was not "
-            f"finite, and {why}; {before}. No checkpoint was touched.\n"
-            + "\n".join(f"  - {line}" for line in advice)
+            f"{self.run.path} has diverged: the loss or gradient of steps {listed} was not finite, "
+            f"and {why}; {before}. No checkpoint was touched.\n" + "\n".join(f"  - {line}" for line in advice)
         )

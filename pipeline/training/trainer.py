@@ -84,9 +84,7 @@ class Trainer:
         self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
         self.window = WindowSums(module.guide.allocation, cluster.device)
         self.row_losses = RowLosses(self.step_batches, cluster.device)
-        self.stepper = StepRunner(
-            recipe, cluster, self.engine, self.guidance, self.window, self.row_losses
-        )
+        self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window, self.row_losses)
         self.recovery = Recovery(recipe, run, cluster)
         self.tokens = 0
         self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
@@ -118,7 +116,7 @@ class Trainer:
             self.checkpoints.publish_if_written(num_written)
             if self.recovery.series.is_full:
                 self._roll_back()
-                batches = self._load_batches()
+                batches, save_due = self._load_batches(), False
                 continue
             last = self.step == num_steps
             # In a series of bad steps a stop waits, too: the weights may be what makes it.

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,8 +12,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.format import read_manifest
-
-_KILLS = 25
+from tests.processes import Running, start_command
 
 pytestmark = pytest.mark.slow
 
@@ -25,36 +23,52 @@ def contents(corpus: Path) -> dict[str, bytes]:
     return {str(path.relative_to(corpus)): path.read_bytes() for path in files}
 
 
-def start(arguments: list[str], repository: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "data_prep", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=repository,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+class Killer:
+    """Starts commands and kills them at random moments of the time that they take undisturbed."""
 
+    def __init__(self, command: Callable[[Path, str], list[str]], undisturbed: Path, seed: int) -> None:
+        """`command(out, workers)` is a command line of data_prep, of which two runs are left undisturbed."""
+        self.command = command
+        self.expected = undisturbed
+        self._generator = random.Random(seed)
+        self._seconds: dict[str, float] = {}
+        for workers, out in (("1", undisturbed.with_name("alone")), ("2", undisturbed)):
+            started = time.monotonic()
+            assert self._start(out, workers).wait().code == 0
+            self._seconds[workers] = time.monotonic() - started
+        assert contents(undisturbed.with_name("alone")) == contents(undisturbed)
 
-def run_until_done(
-    arguments: list[str], repository: Path, generator: random.Random, kills_left: int, longest: float
-) -> int:
-    """Start, kill, start again, until a run gets to its end; returns the kills."""
-    kills = 0
-    while True:
-        process = start(arguments, repository)
-        try:
-            process.wait(generator.uniform(0.2, longest) if kills < kills_left else 120)
-        except subprocess.TimeoutExpired:
+    def _start(self, out: Path, workers: str) -> Running:
+        return start_command([sys.executable, "-m", "data_prep", *self.command(out, workers)])
+
+    def run_until_done(self, out: Path, kills_left: int) -> int:
+        """Start, kill, start again with one worker or two, until a run gets to its end; returns the kills."""
+        kills = 0
+        while True:
+            workers = self._generator.choice(["1", "2"])
+            running = self._start(out, workers)
+            if kills == kills_left:
+                assert running.wait().code == 0
+                return kills
+            if running.ends_within(self._generator.uniform(0.0, self._seconds[workers])):
+                assert running.wait().code == 0
+                return kills
             kills += 1
-            if generator.random() < 0.5:
-                os.killpg(process.pid, signal.SIGKILL)
+            if self._generator.random() < 0.5:
+                os.killpg(running.pid, signal.SIGKILL)
             else:
-                process.kill()  # its workers notice
-            process.wait()
-            continue
-        assert process.returncode == 0
-        return kills
+                os.kill(running.pid, signal.SIGKILL)  # its workers notice
+            running.wait()
+
+    def kill_often(self, num_kills: int) -> Path:
+        """Run into new directories, each time to the same corpus, until there were that many kills."""
+        kills = attempt = 0
+        while kills < num_kills:
+            out = self.expected.with_name(f"killed-{attempt}")
+            kills += self.run_until_done(out, num_kills - kills)
+            assert contents(out) == contents(self.expected)
+            attempt += 1
+        return out
 
 
 @pytest.mark.parametrize("options", [[], ["--near-duplicates", "--packing", "best-fit"]])
@@ -63,28 +77,14 @@ def test_the_shards_are_those_of_an_undisturbed_run(
     tokenizer_dir: Path,
     tmp_path: Path,
     shard_command: Callable[..., list[str]],
-    repository: Path,
     options: list[str],
 ) -> None:
-    generator = random.Random(len(options))
-    started = time.monotonic()
+    def command(out: Path, workers: str) -> list[str]:
+        return shard_command(messy_file, tokenizer_dir, out, "--workers", workers, *options)
+
     undisturbed = tmp_path / "undisturbed"
-    process = start(
-        shard_command(messy_file, tokenizer_dir, undisturbed, "--workers", "2", *options), repository
-    )
-    assert process.wait(120) == 0
-    longest = time.monotonic() - started
-    expected = contents(undisturbed)
-    kills = attempt = 0
-    while kills < _KILLS:
-        out = tmp_path / f"killed-{attempt}"
-        arguments = shard_command(messy_file, tokenizer_dir, out, "--workers", "2", *options)
-        kills += run_until_done(arguments, repository, generator, _KILLS - kills, longest)
-        assert contents(out) == expected
-        assert sorted(path.name for path in out.iterdir()) == sorted(
-            path.name for path in undisturbed.iterdir()
-        )
-        attempt += 1
+    out = Killer(command, undisturbed, seed=len(options)).kill_often(25)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
     assert main(["verify", str(out)]) == 0
     documents = read_manifest(out).documents
     assert documents.duplicates == 300
@@ -92,15 +92,8 @@ def test_the_shards_are_those_of_an_undisturbed_run(
     assert sum(documents.damaged.values()) == 3
 
 
-def test_repacking_survives_too(made_corpus: Path, tmp_path: Path, repository: Path) -> None:
-    def command(out: Path) -> list[str]:
-        return ["repack", str(made_corpus), "--out", str(out), "--length", "32", "--workers", "2"]
+def test_repacking_survives_too(made_corpus: Path, tmp_path: Path) -> None:
+    def command(out: Path, workers: str) -> list[str]:
+        return ["repack", str(made_corpus), "--out", str(out), "--length", "32", "--workers", workers]
 
-    assert main(command(tmp_path / "undisturbed")) == 0
-    generator = random.Random(3)
-    kills = attempt = 0
-    while kills < 5:
-        out = tmp_path / f"killed-{attempt}"
-        kills += run_until_done(command(out), repository, generator, 5 - kills, 1.5)
-        assert contents(out) == contents(tmp_path / "undisturbed")
-        attempt += 1
+    Killer(command, tmp_path / "undisturbed", seed=3).kill_often(5)

@@ -40,9 +40,10 @@ def test_training_has_the_bits_of_a_genuine_command(recipe_file, tmp_path, launc
         assert torch.equal(tensor, forked[name]), name
 
 
-def test_process_sees_what_a_genuine_one_sees(tmp_path):
-    command = [sys.executable, "-m", "tests.self_portrait", "--some", "argument"]
-    variables = {"OMP_NUM_THREADS": "2", "RANK": "1", "SLURM_JOB_ID": "7"}
+@pytest.mark.parametrize("start_as", [[], ["--rank"]])
+def test_process_sees_what_a_genuine_one_sees(tmp_path, start_as):
+    command = [sys.executable, "-m", "tests.self_portrait", *start_as, "--some", "argument"]
+    variables = {"OMP_NUM_THREADS": "2", "SLURM_JOB_ID": "7"}
     forked, genuine = (
         run_command(command, genuine=is_genuine, cwd=tmp_path, variables=variables)
         for is_genuine in (False, True)

@@ -35,7 +35,7 @@ def add_step(window: WindowSums, scale: float = 1.0) -> None:
     window.add(predicted=8, tokens=100, steps=1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TwoAlike(Cluster):
     """Two processes that have counted the same."""
 
@@ -99,6 +99,33 @@ def test_step_that_looks_at_nothing_adds_nothing(alone: Cluster) -> None:
     window.add_guidance(GuidedStep(), GuidanceTerms(nothing, nothing, nothing))
 
     assert window.take(alone) == expected.take(alone)
+
+
+def test_sums_of_single_steps_make_those_of_the_window(alone: Cluster) -> None:
+    window, step, expected = make_window(), make_window(), make_window()
+    for scale in (1.0, 3.0):
+        step.clear()
+        add_step(step, scale)
+        window.add_sums(step)
+        add_step(expected, scale)
+
+    assert window.take(alone) == expected.take(alone)
+
+
+def test_digests_tell_windows_apart_and_survive_a_restart(alone: Cluster) -> None:
+    whole, first, resumed, other = make_window(), make_window(), make_window(), make_window()
+    for window in (whole, first, other):
+        window.add_digest(4, 77)
+    resumed.restore(first.state())
+    for window in (whole, resumed):
+        window.add_digest(5, 78)
+    other.add_digest(5, 79)
+
+    digests = [window.take(alone)["rows_digest"] for window in (whole, resumed, other, whole)]
+
+    assert digests[0] == digests[1] != digests[2]
+    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
+    assert digests[3] == "0" * 16  # a new window
 
 
 def test_taking_begins_a_new_window(alone: Cluster) -> None:

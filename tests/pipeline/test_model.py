@@ -10,7 +10,6 @@ from pipeline.model import (
     build_model,
     has_safetensors,
     model_config,
-    settings_beside_checkpoint,
     usable_positions,
 )
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, VOCABULARY, tiny_inputs, tiny_model, tiny_section
@@ -169,8 +168,8 @@ def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
 def test_sizes_beside_a_checkpoint_are_listed() -> None:
     section = tiny_section("bert", checkpoint="somewhere")
 
-    assert {"family", "num_layers", "hidden_size"} <= set(settings_beside_checkpoint(section))
-    assert settings_beside_checkpoint(tiny_section("bert")) == []
+    assert {"family", "num_layers", "hidden_size"} <= set(section.settings_beside_checkpoint())
+    assert tiny_section("bert").settings_beside_checkpoint() == []
 
 
 def test_built_model_saves_and_opens_like_any_other(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_loader_gives_the_steps_in_order(num_workers: int) -> None:
     geometry = BatchGeometry(global_batch_size=4, micro_batch_size=2, world_size=2, rank=1)
     batches = StepBatches(memory_batcher(10), geometry, order_seed=0)
 
-    loaded = list(load_steps(batches, 3, 9, num_workers, pin_memory=False))
+    loaded = list(load_steps(batches, range(3, 9), num_workers, pin_memory=False))
 
     assert [examples(step) for step in loaded] == [examples(batches[step]) for step in range(3, 9)]
 

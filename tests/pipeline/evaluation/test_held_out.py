@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 MEASURES = ("loss", "accuracy", "guidance_error", "guidance_mass")
 
 
-@dataclass(frozen=True)
+@dataclass
 class OneOfMany(Cluster):
     """A process that keeps what it would have summed with the others."""
 
@@ -199,12 +199,12 @@ def test_number_of_processes_does_not_matter(
     module: PretrainingModule, corpus: Corpus, recipe: Recipe
 ) -> None:
     expected: list[torch.Tensor] = []
-    measure(module, corpus, recipe, 21, OneOfMany(0, 0, 1, CPU, expected))
+    measure(module, corpus, recipe, 21, OneOfMany(0, 0, 1, CPU, kept=expected))
 
     found = [torch.zeros_like(total) for total in expected]
     for rank in range(4):
         kept: list[torch.Tensor] = []
-        measure(module, corpus, recipe, 4, OneOfMany(rank, rank, 4, CPU, kept))
+        measure(module, corpus, recipe, 4, OneOfMany(rank, rank, 4, CPU, kept=kept))
         found = [total + part for total, part in zip(found, kept)]
 
     loss, predicted, correct = 0, 1, 2

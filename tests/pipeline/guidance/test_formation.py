@@ -11,7 +11,7 @@ from tests.pipeline.guidance.cases import schedule_of
 FORMED_MASS = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class TwoProcesses(Cluster):
     """This process and another one with the given mass and rows, (2, layers, heads)."""
 
@@ -125,7 +125,7 @@ def test_mass_is_of_all_processes_together() -> None:
         formation = make_formation()
         formation.add(terms_of([0.45, 0.55]))
 
-        mean_mass = formation.judge(9, TwoProcesses(0, 0, 2, torch.device("cpu"), other))
+        mean_mass = formation.judge(9, TwoProcesses(0, 0, 2, torch.device("cpu"), other=other))
 
         assert (mean_mass is not None) == formed
         assert (formation.formed_step == 10) == formed

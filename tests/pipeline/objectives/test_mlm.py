@@ -31,7 +31,8 @@ def test_loss_and_gradients_are_those_of_the_dense_loss(family: str, lengths: li
     mask = inputs["attention_mask"] if lengths is LENGTHS else None
     objective, reference = MaskedLanguageModeling(tiny_model(family)), tiny_model(family)
 
-    loss, _ = objective(inputs["input_ids"], mask, POSITIONS, labels)
+    losses, _ = objective(inputs["input_ids"], mask, POSITIONS, labels)
+    loss = losses.sum()
     loss.backward()
     expected = reference(**inputs, labels=dense_labels).loss * IS_ASKED.sum()
     expected.backward()
@@ -42,6 +43,22 @@ def test_loss_and_gradients_are_those_of_the_dense_loss(family: str, lengths: li
         if wanted[name].grad is not None:
             scale = wanted[name].grad.norm()
             assert (parameter.grad - wanted[name].grad).norm() <= 1e-4 * scale + 1e-6, name
+
+
+@every_family
+def test_each_row_has_the_loss_it_would_have_alone(family: str) -> None:
+    labels, dense_labels = questions()
+    inputs = tiny_inputs()
+    model = tiny_model(family).eval()
+
+    losses, _ = MaskedLanguageModeling(model)(
+        inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels
+    )
+
+    for row, loss in enumerate(losses.tolist()):
+        alone = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+        expected = model(**alone, labels=dense_labels[row : row + 1]).loss * IS_ASKED[row].sum()
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 @every_family
@@ -62,14 +79,14 @@ def test_right_guesses_are_counted(family: str) -> None:
 def test_nothing_asked_costs_nothing() -> None:
     inputs = tiny_inputs()
 
-    loss, correct = MaskedLanguageModeling(tiny_model("bert"))(
+    losses, correct = MaskedLanguageModeling(tiny_model("bert"))(
         inputs["input_ids"],
         inputs["attention_mask"],
         torch.zeros(4, 3, dtype=torch.long),
         torch.full((4, 3), IGNORED_LABEL),
     )
 
-    assert loss.item() == 0.0
+    assert losses.tolist() == [0.0] * 4
     assert correct.item() == 0
 
 
@@ -78,9 +95,11 @@ def test_loss_is_summed_in_float32_whatever_the_models_type() -> None:
     inputs = tiny_inputs()
     model = tiny_model("roberta").bfloat16()
 
-    loss, _ = MaskedLanguageModeling(model)(inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels)
+    losses, _ = MaskedLanguageModeling(model)(
+        inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels
+    )
 
-    assert loss.dtype == torch.float32
+    assert losses.dtype == torch.float32
 
 
 def test_recipes_name_it_mlm() -> None:

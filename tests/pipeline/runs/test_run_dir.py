@@ -196,6 +196,8 @@ def test_what_changes_the_result_is_a_difference(make_recipe: MakeRecipe, key: s
         ("evaluation.every_steps", 1),
         ("checkpoint.keep_last", 9),
         ("logging.every_steps", 1),
+        ("recovery.max_bad_steps", 9),
+        ("recovery.spike_sigmas", None),
         ("train.micro_batch_size", 2),
     ],
 )
