@@ -6,14 +6,16 @@ import time
 END_TIME_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970
 _SPARE_SECONDS = 30.0  # to leave the process group and let the batch script ask for a requeue
 _FIRST_SAVE_SECONDS = 60.0  # as long as no checkpoint has been timed
+_SHARE = 0.1  # neither is more than that of the time there is: a job of a minute must get somewhere
 
 
 class Deadline:
     """When the batch system will end this job, if it has said so."""
 
-    def __init__(self, end_time: float | None) -> None:
+    def __init__(self, end_time: float | None, now: float | None = None) -> None:
         """`end_time` in seconds since 1970; None: never."""
         self.end_time = end_time
+        self._begin = time.time() if now is None else now
 
     @staticmethod
     def from_environment() -> "Deadline":
@@ -31,7 +33,8 @@ class Deadline:
         """
         if self.end_time is None:
             return False
-        save = _FIRST_SAVE_SECONDS if save_seconds is None else save_seconds
+        share = _SHARE * (self.end_time - self._begin)
+        save = min(_FIRST_SAVE_SECONDS, share) if save_seconds is None else save_seconds
         # Twice, because a file system that all jobs save to at once is slower than it was before.
-        needed = 2 * (save + step_seconds) + _SPARE_SECONDS
+        needed = 2 * (save + step_seconds) + min(_SPARE_SECONDS, share)
         return (time.time() if now is None else now) > self.end_time - needed

@@ -2,11 +2,13 @@
 
 recipe.yaml        the complete recipe, defaults included
 environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
-checkpoints/       see checkpoint.py
+checkpoints/       see ../checkpoints/manifest.py
 metrics.jsonl      see metrics.py
-events.jsonl       a line per event: start, resume, recipe changed, patterns formed, checkpoint, corrupt
-                   checkpoint, skipped step, rollback, diverged, loss spike, stop, done
+events.jsonl       a line per event: start, resume, converted, recipe changed, patterns formed, checkpoint, save
+                   failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged, lost process, stop,
+                   requeue, not requeued, done
 skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
+snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py
 .lock              see lock.py
 tensorboard/  report/  export/  evaluation.json
@@ -166,12 +168,14 @@ def _ends_in_newline(path: Path) -> bool:
 def _settings_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, without the sizes that a checkpoint decides."""
     settings = recipe.model_dump()
+    if recipe.model.checkpoint is not None:  # a snapshot of the recipe has it so
+        settings["model"]["checkpoint"] = str(Path(recipe.model.checkpoint).absolute())
     if recipe.schedule.kind != "wsd":
         del settings["schedule"]["decay"]  # a recipe may not say it where it has no effect
     for key in recipe.guidance.without_effect():
         settings["guidance"].pop(key, None)
     if recipe.model.checkpoint is not None and not recipe.model.settings_beside_checkpoint():
-        settings["model"] = {"checkpoint": recipe.model.checkpoint}
+        settings["model"] = {"checkpoint": settings["model"]["checkpoint"]}
     return settings
 
 
@@ -200,6 +204,8 @@ def _version(package: str) -> str:
 def _git_commit() -> str | None:
     """Commit of this source tree, with "+changes" if files differ from it; None outside git."""
     root = Path(__file__).parents[2]
+    if root.parent.name == "snapshots":  # of a run; git would speak of whatever lies around it
+        return f"snapshot {root.name}"
     git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

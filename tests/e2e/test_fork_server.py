@@ -83,17 +83,6 @@ def test_killed_process_was_killed_by_that_signal(endless):
     assert running.wait().code == -signal.SIGKILL
 
 
-def test_launcher_notices_that_a_rank_was_killed(endless):
-    recipe, run_dir = endless
-    running = start(recipe, *overrides(run_dir=run_dir), launcher="processes", processes=2)
-    wait_for_lines(run_dir / "metrics.jsonl", 1, running)
-    ranks = [running.pid_of(0), running.pid_of(1)]
-    assert len({running.pid, *ranks}) == 3
-    running.send_signal(signal.SIGKILL, rank=1)
-    assert running.wait().code not in (0, 75)
-    assert not any(exists(pid) for pid in ranks)
-
-
 def test_kill_leaves_no_process(endless):
     recipe, run_dir = endless
     running = start(recipe, *overrides(run_dir=run_dir), launcher="processes", processes=2)

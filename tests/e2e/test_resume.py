@@ -3,13 +3,22 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.checkpoints.manifest import list_checkpoints, step_of
 from pipeline.runs.run_dir import RunDir
-from tests.e2e.running import overrides, read_metrics, run_command, start, train, wait_for_lines
+from tests.e2e.running import (
+    overrides,
+    read_metrics,
+    run_command,
+    start,
+    start_command,
+    train,
+    wait_for_lines,
+)
 
 
 def test_killed_and_resumed_equals_undisturbed(recipe_file, tmp_path):
@@ -58,6 +67,19 @@ def test_stop_signal_saves_and_the_next_start_goes_on(recipe_file, tmp_path):
     assert resumed == [step_of(newest)]
 
 
+def test_a_run_stops_before_its_job_does(recipe_file, tmp_path):
+    """SLURM tells when the job ends; the run needs no signal to save in time."""
+    recipe = recipe_file(train={"num_steps": 4000}, checkpoint={"every_steps": 1000})
+    run_dir = tmp_path / "run"
+    running = start_command(
+        [sys.executable, "-m", "pipeline", "train", str(recipe), *overrides(run_dir=run_dir)],
+        variables={"SLURM_JOB_END_TIME": str(int(time.time()) + 20)},
+    )
+    finished = running.wait(60)
+    assert finished.code == 75, finished.output
+    assert RunDir(run_dir).read_events()[-1]["reason"] == "deadline"
+
+
 @pytest.fixture(scope="module")
 def finished_run(recipe_file, tmp_path_factory) -> tuple[Path, Path]:
     recipe = recipe_file(train={"num_steps": 4}, checkpoint={"every_steps": 2})
@@ -89,11 +111,3 @@ def test_another_recipe_in_the_same_directory_is_refused_by_key_and_value(finish
     assert again.code == 78
     assert "optimizer.learning_rate: 0.25, the run was started with" in again.output
     assert "seed: 9" in again.output
-
-
-def test_another_number_of_processes_is_refused(finished_run):
-    recipe, run_dir = finished_run
-    settings = overrides(run_dir=run_dir, train__num_steps=6)
-    again = train(recipe, "--accept-changes", *settings, launcher="processes")
-    assert again.code == 64
-    assert again.output.count("was written by 1 process(es) at ZeRO stage 1") == 1

@@ -11,7 +11,7 @@ from tests.e2e.running import overrides, train
 MISTAKES = {
     "train__num_step": 5,
     "guidance__heads": "{next: 3, sideways: 2}",
-    "train__global_batch_size": 7,
+    "checkpoint__keep_every_steps": 6,
     "optimizer__learning_rate": "fast",
     "model__max_positions": 16,
 }
@@ -20,7 +20,7 @@ MESSAGES = [
     "train.num_step: unknown key; did you mean train.num_steps?",
     "unknown pattern 'sideways'",
     "5 guided heads",
-    "7 rows cannot go to",
+    "6 is not a multiple of 4, so nothing would be kept; write 8",
     "found 'fast', should be a valid number",
     "the model takes 16 tokens but the corpus's rows have 32",
 ]
@@ -47,7 +47,6 @@ ONE_BY_ONE = {
     "unknown key": ({"gudance.weight": 1}, "gudance: unknown key; did you mean guidance?"),
     "too many heads": ({"guidance.heads": "{next: 9}"}, "9 guided heads"),
     "rows too long": ({"model.max_positions": 16}, "the model takes 16 tokens but the corpus's rows have 32"),
-    "indivisible batch": ({"train.global_batch_size": 6}, "write global_batch_size: 4 or 8"),
     "missing corpus": ({"corpus": "nowhere"}, "corpus nowhere does not exist; make it with"),
     "heads against width": ({"model.num_heads": 5}, "32 cannot be split over 5 heads"),
     "unknown pattern": ({"guidance.heads": "{nxt: 1}"}, "unknown pattern 'nxt'; the patterns are next"),

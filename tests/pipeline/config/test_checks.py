@@ -115,18 +115,28 @@ def test_nothing_would_be_kept(make_recipe: MakeRecipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "choice"), [(2, "8 or 16"), (4, "16")], ids=["between", "too few rows"]
+    ("world_size", "fewer", "choice"), [(5, 4, "10 or 15"), (16, 12, "16")], ids=["between", "too few rows"]
 )
-def test_batch_that_cannot_be_dealt_out(make_recipe: MakeRecipe, world_size: int, choice: str) -> None:
+def test_batch_that_cannot_be_shared(
+    make_recipe: MakeRecipe, world_size: int, fewer: int, choice: str
+) -> None:
     recipe = make_recipe({"train.global_batch_size": 12})
 
     problem = only_problem(recipe, World(world_size=world_size, on_cuda=False))
 
     assert_told(
         problem,
-        {"train.global_batch_size", "train.micro_batch_size"},
-        *("12 rows", f"{world_size} process(es)", "micro-batches of 4", f"global_batch_size: {choice},"),
+        {"train.global_batch_size"},
+        *("12 rows", f"{world_size} processes", f"start {fewer}", f"global_batch_size: {choice} "),
     )
+
+
+@pytest.mark.parametrize(("world_size", "size"), [(1, 4), (2, 3), (3, 4), (4, 3), (6, 2), (12, 1)])
+def test_micro_batch_is_the_largest_that_fits(make_recipe: MakeRecipe, world_size: int, size: int) -> None:
+    recipe = make_recipe({"train.global_batch_size": 12, "train.micro_batch_size": 4})
+
+    assert check(recipe, World(world_size=world_size, on_cuda=False)) == []
+    assert recipe.micro_batch_size(world_size) == size
 
 
 def test_fp16_on_cpu(make_recipe: MakeRecipe) -> None:
@@ -347,7 +357,7 @@ def test_everything_wrong_is_told_at_once(
     )
 
     with pytest.raises(RecipeError) as caught:
-        load_checked_recipe(str(write_recipe(recipe)), [], ONE_CPU)
+        load_checked_recipe(str(write_recipe(recipe)), [], World(world_size=2, on_cuda=False))
 
     message = str(caught.value)
     assert "recipe.yaml has 8 problems" in message

@@ -4,14 +4,21 @@ from pipeline.processes.deadline import END_TIME_VARIABLE, Deadline
 
 
 def test_it_leaves_room_for_two_saves_and_two_steps() -> None:
-    deadline = Deadline(1000.0)
-    assert not deadline.is_near(save_seconds=10.0, step_seconds=5.0, now=1000 - 30 - 30 - 1)
-    assert deadline.is_near(save_seconds=10.0, step_seconds=5.0, now=1000 - 30 - 30 + 1)
+    deadline = Deadline(10_000.0, now=0.0)
+    assert not deadline.is_near(save_seconds=10.0, step_seconds=5.0, now=10_000 - 30 - 30 - 1)
+    assert deadline.is_near(save_seconds=10.0, step_seconds=5.0, now=10_000 - 30 - 30 + 1)
 
 
 def test_before_the_first_save_a_long_one_is_expected() -> None:
-    assert Deadline(1000.0).is_near(None, 0.0, now=1000 - 149)
-    assert not Deadline(1000.0).is_near(None, 0.0, now=1000 - 151)
+    deadline = Deadline(10_000.0, now=0.0)
+    assert deadline.is_near(None, 0.0, now=10_000 - 149)
+    assert not deadline.is_near(None, 0.0, now=10_000 - 151)
+
+
+def test_a_short_job_gets_somewhere() -> None:
+    deadline = Deadline(60.0, now=0.0)
+    assert not deadline.is_near(None, 0.1, now=41.0)
+    assert deadline.is_near(None, 0.1, now=43.0)
 
 
 @pytest.mark.parametrize("text", ["", "0", "soon"])

@@ -158,7 +158,6 @@ def test_json_lines_of_a_missing_or_empty_file(tmp_path: Path) -> None:
         ("optimizer.learning_rate", 2e-3),
         ("train.num_steps", 13),
         ("train.global_batch_size", 16),
-        ("train.deepspeed", "zero2"),
         ("model.num_layers", 3),
         ("guidance.heads", {"next": 1}),
         ("guidance.heads", "paper"),
