@@ -49,6 +49,8 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.onset corpora/demo --out runs/bench-onset
 	$(PY) -m benchmarks.prep
 	$(PY) -m benchmarks.loader
+	$(PY) -m benchmarks.checkpoint
+	$(PY) -m benchmarks.torture --kills 100
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -65,7 +65,10 @@ def test_guidance_section_is_valid():
 
 def test_exit_codes_are_those_of_the_code():
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
-    classes = [errors.UsageError, errors.DataError, errors.CheckpointError, errors.RecipeError]
+    classes = [
+        *(errors.UsageError, errors.DataError, errors.CheckpointError),
+        *(errors.RecipeError, errors.LostProcessError, errors.DivergedError),
+    ]
     assert told == {
         0,
         prep_errors.EXIT_INTERNAL,

@@ -34,9 +34,15 @@ def undisturbed(recipe, tmp_path_factory) -> RunDir:
 
 
 def submit(
-    slurm: SlurmCluster, source: Path, recipe: Path, run: RunDir, nodes: int = 2, **settings: object
+    slurm: SlurmCluster,
+    source: Path,
+    recipe: Path,
+    run: RunDir,
+    nodes: int = 2,
+    limits: tuple[str, ...] = ("--time=60",),
+    **settings: object,
 ) -> int:
-    options = [f"--nodes={nodes}", "--time=60", "slurm/train.sbatch"]
+    options = [f"--nodes={nodes}", *limits, "slurm/train.sbatch"]
     return slurm.submit(source, *options, recipe, *overrides(run_dir=run.path, **settings), **VARIABLES)
 
 
@@ -96,6 +102,26 @@ def test_a_warned_job_stops_requeues_itself_and_goes_on_from_its_snapshot(
             "rank-0.log",
             "rank-1.log",
         }
+
+
+def test_a_time_limit_is_met_with_a_checkpoint_and_a_requeue(slurm, source, recipe, undisturbed, tmp_path):
+    """One minute, and the job's first start is too slow for it."""
+    run = RunDir(tmp_path / "run")
+    step = source / "pipeline" / "training" / "step.py"
+    slow = "import os, time\nif os.environ.get('SLURM_RESTART_COUNT', '0') == '0':\n    time.sleep(0.6)\n"
+    begin = "        guided = self.guidance.at(step)\n"
+    text = step.read_text()
+    assert text.count(begin) == 1
+    step.write_text(text.replace(begin, "".join(f"        {line}\n" for line in slow.splitlines()) + begin))
+    job = submit(slurm, source, recipe, run, limits=("--time=1", "--signal=USR2@45"))
+    slurm.wait_for_restart(job, 1)
+    assert_done_as_if_undisturbed(slurm, source, job, run, undisturbed)
+
+    # On a slow machine a later start may meet its limit as well.
+    stops = [event for event in run.read_events() if event["event"] == "stop"]
+    assert 0 < stops[0]["step"] < NUM_STEPS
+    assert {stop["reason"] for stop in stops} <= {"SIGUSR2", "deadline"}
+    assert [event["exit_code"] for event in requeues(run)] == [75] * len(stops)
 
 
 def test_a_requeued_job_and_a_lost_node_change_nothing(slurm, source, recipe, undisturbed, tmp_path):
