@@ -22,6 +22,7 @@ from pipeline.errors import CheckpointError
 
 MANIFEST_NAME = "MANIFEST.json"
 LATEST_NAME = "latest"
+PARTIAL_PREFIX, _DELETED_PREFIX = ".partial-", ".deleted-"
 logger = logging.getLogger(__name__)
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
@@ -138,12 +139,19 @@ def newest_usable(directory: Path) -> tuple[Path | None, list[Damage]]:
 
 def delete_checkpoint(directory: Path, step: int) -> None:
     """Remove a published checkpoint that retention no longer wants, so that never half of it is seen."""
-    hidden = directory / f".deleted-{checkpoint_name(step)}"
+    hidden = directory / f"{_DELETED_PREFIX}{checkpoint_name(step)}"
     try:
         (directory / checkpoint_name(step)).rename(hidden)
         shutil.rmtree(hidden)
     except OSError as error:
         logger.warning("could not delete the old checkpoint of step %d: %s", step, error)
+
+
+def delete_leftovers(directory: Path) -> None:
+    """Remove what killed saves and deletions left half done; nobody may be saving."""
+    for prefix in (PARTIAL_PREFIX, _DELETED_PREFIX):
+        for path in directory.glob(f"{prefix}step-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(damage: Damage) -> Path:

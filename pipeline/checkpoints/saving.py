@@ -23,6 +23,7 @@ from pipeline.checkpoints.host_copy import HostCopy
 from pipeline.checkpoints.manifest import (
     LATEST_NAME,
     MANIFEST_NAME,
+    PARTIAL_PREFIX,
     CheckpointFile,
     CheckpointManifest,
     checkpoint_name,
@@ -122,7 +123,7 @@ class CheckpointSaver:
             CheckpointError: the directory cannot be written.
         """
         assert self._write is None
-        write = _Write(self.directory / f".partial-{checkpoint_name(step)}", step)
+        write = _Write(self.directory / f"{PARTIAL_PREFIX}{checkpoint_name(step)}", step)
         self.cluster.on_main(lambda: _clear(write.partial))
         state_file = write.partial / state_name(self.cluster.rank)
         if asynchronous:
@@ -153,12 +154,6 @@ class CheckpointSaver:
         self.cluster.on_main(lambda: self._publish(write, parts))
         now = time.monotonic()
         return Saved(write.step, now - write.started, write.stall_seconds + now - began)
-
-    def abandon(self) -> None:
-        """Wait for the pending writes and forget them; for a run that ends by an error."""
-        if self._write is not None and self._write.thread is not None:
-            self._write.thread.join()
-        self._write = None
 
     def _give_files(self, partial: Path, take: Callable[[Path, Any], None]) -> None:
         """Hand each file that DeepSpeed has this process write to `take`, which must not raise.

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoints.loading import Source, prepare
-from pipeline.checkpoints.manifest import list_checkpoints, newest_usable, set_aside, step_of
+from pipeline.checkpoints.manifest import (
+    delete_leftovers,
+    list_checkpoints,
+    newest_usable,
+    set_aside,
+    step_of,
+)
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, RecipeError, UsageError
 from pipeline.runs.run_dir import RunDir, recipe_differences
@@ -61,6 +67,7 @@ def choose_start(
         raise UsageError(
             f"--fresh: {run.path} holds a run; choose another run_dir, or resume it without --fresh"
         )
+    delete_leftovers(run.checkpoints)
     _compare_corpora(run, environment)
     changes = _recipe_changes(run, recipe, options.accept_changes)
     start = _resume(run, options, environment["world_size"], zero_stage)

@@ -26,8 +26,10 @@ def recipe(recipe_file) -> Path:
     )
 
 
-def go_on(recipe: Path, run_dir: Path, size: int, stage: int, *arguments: str) -> None:
-    settings = overrides(run_dir=run_dir, train__deepspeed=f"zero{stage}")
+def go_on(
+    recipe: Path, run_dir: Path, size: int, stage: int, *arguments: str, precision: str = "fp32"
+) -> None:
+    settings = overrides(run_dir=run_dir, train__deepspeed=f"zero{stage}", train__precision=precision)
     launcher = "none" if size == 1 else "processes"
     finished = train(recipe, *arguments, *settings, launcher=launcher, processes=size)
     assert finished.code == (75 if arguments else 0), finished.output
@@ -82,3 +84,16 @@ def test_another_stage(recipe, stopped, undisturbed, tmp_path, before, after):
     run_dir = Path(shutil.copytree(stopped(2, before), tmp_path / "run"))
     go_on(recipe, run_dir, 2, after)
     assert_same_run(run_dir, undisturbed)
+
+
+@pytest.mark.parametrize(("stage_before", "stage_after"), [(2, 3), (3, 1)])
+def test_bf16_goes_on_from_its_float32_copies(recipe, tmp_path, stage_before, stage_after):
+    """One process runs through; two stop half-way and one goes on at another stage."""
+    through, run_dir = tmp_path / "through", tmp_path / "run"
+    go_on(recipe, through, 1, stage_after, precision="bf16")
+    go_on(recipe, run_dir, 2, stage_before, "--stop-at", str(STOP_AT), precision="bf16")
+    go_on(recipe, run_dir, 1, stage_after, precision="bf16")
+    ours, theirs = read_metrics(run_dir), read_metrics(through)
+    assert [line["rows_digest"] for line in ours] == [line["rows_digest"] for line in theirs]
+    for line, other in zip(ours, theirs):
+        assert line["loss"] == pytest.approx(other["loss"], rel=2e-3)

@@ -63,6 +63,17 @@ def test_damaged_newest_is_kept_aside_and_reported(recipe: Recipe, checkpoints: 
     assert (checkpoints / "damaged-1-step-00000020").is_dir()
 
 
+def test_what_a_killed_save_left_takes_no_room_for_ever(recipe: Recipe, checkpoints: Path) -> None:
+    """Of a step that may never be saved again."""
+    for name in (".partial-step-00000023", ".deleted-step-00000005"):
+        (checkpoints / name).mkdir()
+        (checkpoints / name / "half.pt").write_text("half", encoding="utf-8")
+
+    begin(recipe)
+
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000010", "step-00000020"]
+
+
 def test_nothing_usable_stops_and_changes_nothing(recipe: Recipe, checkpoints: Path) -> None:
     for step in (10, 20):
         flip_a_bit(checkpoints / f"step-000000{step}")
