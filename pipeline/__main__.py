@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 
-from data_prep.errors import EXIT_DONE, EXIT_INTERRUPTED
+from data_prep.errors import EXIT_DONE, EXIT_FILES, EXIT_INTERRUPTED
 from pipeline.arguments import Parser
 from pipeline.commands import evaluate, export, plan, report, requeue, snapshot, status, train
 from pipeline.errors import UserError, exit_code_of
@@ -22,6 +22,8 @@ _COMMANDS = {
     "snapshot": snapshot,
     "requeue": requeue,
 }
+
+_READ_ONLY = ("plan", "status")  # whose output may be cut short
 
 
 def build_parser() -> Parser:
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+        return EXIT_DONE if arguments.command in _READ_ONLY else EXIT_FILES
     except (UserError, OSError) as error:
         if str(error):
             print(f"error: {error}", file=sys.stderr, flush=True)

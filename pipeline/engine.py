@@ -101,6 +101,16 @@ def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, An
     return engine
 
 
+def can_scale_loss_less(engine: Any) -> bool:
+    """Whether a step that was not taken only means that the scale of an fp16 loss was too large."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if scaler is None or not scaler.dynamic:
+        return False
+    # At the smallest scale a step is bad like any other, rather than the end with a traceback.
+    scaler.raise_error_at_min_scale = False
+    return scaler.cur_scale > scaler.min_scale
+
+
 def pass_over_step(engine: Any) -> None:
     """Count a step that is not taken, so that the engine's numbers stay those of the run."""
     engine.global_steps += 1

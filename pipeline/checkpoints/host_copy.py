@@ -15,7 +15,8 @@ class HostCopy:
         """No memory taken yet."""
         self._buffers: list[torch.Tensor] = []
         self._used = 0
-        self._seen: dict[tuple, torch.Tensor] = {}
+        # The originals are kept as well, or a freed one's address could come again with other content.
+        self._seen: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextmanager
     def taking(self) -> Iterator[Callable[[Any], Any]]:
@@ -42,8 +43,8 @@ class HostCopy:
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() == 0 or key not in self._seen:
-            self._seen[key] = self._next_buffer(tensor).copy_(tensor, non_blocking=True)
-        return self._seen[key]
+            self._seen[key] = tensor, self._next_buffer(tensor).copy_(tensor, non_blocking=True)
+        return self._seen[key][1]
 
     def _next_buffer(self, tensor: torch.Tensor) -> torch.Tensor:
         place, self._used = self._used, self._used + 1

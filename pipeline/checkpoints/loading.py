@@ -11,6 +11,8 @@ from pipeline.checkpoints.manifest import CheckpointManifest, read_checkpoint_ma
 from pipeline.checkpoints.universal import CONVERTIBLE_STAGES, convert
 from pipeline.errors import CheckpointError, UsageError
 
+_RECIPES = ("clip_grad", "loss_scaler", "dynamic_loss_scale")  # DeepSpeed takes them from the checkpoint
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,6 +72,7 @@ def load_checkpoint(engine: Any, source: Source) -> None:
     """
     path = source.converted or source.checkpoint
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    kept = {name: getattr(engine.optimizer, name, None) for name in _RECIPES}
     is_universal = source.converted is not None
     with mock.patch.object(engine._config, "load_universal_checkpoint", is_universal):
         loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
@@ -79,9 +82,19 @@ def load_checkpoint(engine: Any, source: Source) -> None:
     # one tensor with the number of steps, which each would then count up.
     for group, before in zip(engine.optimizer.param_groups, settings):
         group.update(before)
+    _keep_recipes(engine.optimizer, kept)
     for state in engine.optimizer.optimizer.state.values() if engine.zero_optimization() else ():
         if isinstance(state.get("step"), torch.Tensor):
             state["step"] = state["step"].clone()
+
+
+def _keep_recipes(optimizer: Any, kept: dict[str, Any]) -> None:
+    """Put back what the recipe decides; of the loss scaler, its kind (fp16 goes on with the scale it had)."""
+    if kept["clip_grad"] is not None:
+        optimizer.clip_grad = kept["clip_grad"]
+    scaler = kept["loss_scaler"]
+    if scaler is not None and type(optimizer.loss_scaler) is not type(scaler):
+        optimizer.loss_scaler, optimizer.dynamic_loss_scale = scaler, kept["dynamic_loss_scale"]
 
 
 def read_state(source: Source, rank: int) -> dict[str, Any]:

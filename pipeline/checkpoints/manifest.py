@@ -11,6 +11,7 @@ proved to be what MANIFEST.json says.
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ MANIFEST_NAME = "MANIFEST.json"
 LATEST_NAME = "latest"
 PARTIAL_PREFIX, _DELETED_PREFIX = ".partial-", ".deleted-"
 logger = logging.getLogger(__name__)
+_RETRY_SECONDS = (1.0, 5.0)
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -104,6 +106,14 @@ def find_damage(path: Path) -> Damage | None:
 
 
 def _file_damage(file: Path, expected: CheckpointFile) -> str | None:
+    for pause in _RETRY_SECONDS:  # a network file system may stumble
+        if (damage := _look_for_damage(file, expected)) is None or "cannot be read" not in damage:
+            return damage
+        time.sleep(pause)
+    return _look_for_damage(file, expected)
+
+
+def _look_for_damage(file: Path, expected: CheckpointFile) -> str | None:
     try:
         if not file.is_file():
             return "is missing"

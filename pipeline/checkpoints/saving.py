@@ -33,6 +33,7 @@ from pipeline.errors import CheckpointError
 from pipeline.processes.cluster import Cluster
 
 logger = logging.getLogger(__name__)
+_ABANDON_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class _Write:
             sync_file(path)
             name = str(path.relative_to(self.partial))
             self.files[name] = CheckpointFile(bytes=path.stat().st_size, sha256=sha256_file(path))
-        except (OSError, RuntimeError) as error:  # torch.save raises both on a full disk
-            self.problem = f"cannot write the checkpoint {self.partial}: {error}"
+        except Exception as error:  # whatever it is: a file that is missing must never go unnoticed
+            self.problem = f"cannot write the checkpoint {self.partial}: {error or type(error).__name__}"
 
     def add_later(self, caught: list[tuple[Path, Any]]) -> None:
         """Add files from a thread."""
@@ -154,6 +155,13 @@ class CheckpointSaver:
         self.cluster.on_main(lambda: self._publish(write, parts))
         now = time.monotonic()
         return Saved(write.step, now - write.started, write.stall_seconds + now - began)
+
+    def abandon(self) -> None:
+        """Give up what is being written: a thread must not outlive its process's libraries."""
+        if self._write is not None and self._write.thread is not None:
+            self._write.problem = "abandoned"  # no further file is begun
+            self._write.thread.join(_ABANDON_SECONDS)
+        self._write = None
 
     def _give_files(self, partial: Path, take: Callable[[Path, Any], None]) -> None:
         """Hand each file that DeepSpeed has this process write to `take`, which must not raise.

@@ -135,6 +135,9 @@ def _lint_zero(path: Path, template: dict[str, Any]) -> list[Problem]:
     if section.get("stage", 0) not in (0, 1, 2, 3):
         found = section["stage"]
         return [_problem(f"{path}: zero_optimization.stage is {found!r}; write 0, 1, 2 or 3")]
+    for name in ("offload_optimizer", "offload_param"):
+        if isinstance(section.get(name), dict) and section[name].get("device") == "nvme":
+            return [_problem(f"{path}: {name} on nvme would not be part of a checkpoint; write device: cpu")]
     try:
         DeepSpeedZeroConfig(**section)
     except ValidationError as error:

@@ -94,13 +94,9 @@ class Cluster:
             os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         on_cuda = self.device.type == "cuda"
-        if on_cuda:
-            num_devices = torch.cuda.device_count()
-            if self.local_rank >= num_devices:
-                raise UsageError(
-                    f"process {self.local_rank} of this machine has no GPU: there are {num_devices}; "
-                    "start at most one process per GPU"
-                )
+        num_devices = torch.cuda.device_count() if on_cuda else 0
+        has_device = not on_cuda or self.local_rank < num_devices
+        if on_cuda and has_device:
             torch.cuda.set_device(self.device)
         else:
             # DeepSpeed would compile a shared-memory all-reduce at the first start, and wait forever for
@@ -108,6 +104,18 @@ class Cluster:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT, verbose=False)
+        self._check_devices(has_device, num_devices)
+
+    def _check_devices(self, has_device: bool, num_devices: int) -> None:
+        """All processes end together if one has no GPU: alone, it would leave the rest waiting for it."""
+        if self.sum(torch.tensor([float(has_device)])).item() == self.world_size:
+            return
+        if has_device:
+            raise ToldElsewhereError(UsageError.exit_code)
+        raise UsageError(
+            f"process {self.local_rank} of this machine has no GPU: there are {num_devices}; "
+            "start at most one process per GPU"
+        )
 
     def stop(self) -> None:
         """Leave the process group, if one was joined."""

@@ -69,7 +69,8 @@ def _shared_environment(num_processes: int) -> dict[str, str]:
 def _wait(processes: list[subprocess.Popen]) -> int:
     """Wait for all; after the first failure, at most the grace time for the rest."""
     deadline = None
-    while any(process.poll() is None for process in processes):
+    # All are asked each time: the first may hang for ever while another has ended.
+    while None in [process.poll() for process in processes]:
         time.sleep(_POLL_SECONDS)
         # A process that stopped on request has agreed on it with the others: they will end, too.
         ended = [(rank, p.returncode) for rank, p in enumerate(processes) if p.returncode not in _GOOD_CODES]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+import torch
 import torch.distributed as dist
 
 from pipeline.errors import EXIT_LOST, LostProcessError
@@ -24,7 +25,12 @@ from pipeline.processes.cluster import Cluster
 from pipeline.processes.signs_of_life import SUSPECT_SECONDS, Observer, Sign, Verdict
 
 _BEAT_SECONDS = 1.0
+# The others read why from a store that may end with us; and they should not be torn out of a collective
+# first, which would give them another exit code.
+_READING_SECONDS = 3 * _BEAT_SECONDS
+_LAST_WORDS_SECONDS = 5.0
 _MAIN_RANK = 0
+_MAIN_IS_SILENT = Verdict(EXIT_LOST, "no answer from the main process (rank 0)", [_MAIN_RANK])
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +70,8 @@ class Watch:
         """Begin to watch; the process group must be joined."""
         self._store = self._cluster.connect_store("watch") if self._cluster.world_size > 1 else None
         self._thread.start()
+        # Beside the signs of life: a file system that pauses must not make this process look dead.
+        threading.Thread(target=self._do_chores, name="chores", daemon=True).start()
 
     def stop(self) -> None:
         """End the watch; to be called when all processes have met for the last time."""
@@ -84,8 +92,7 @@ class Watch:
             self._thread.join()
             with contextlib.suppress(RuntimeError):
                 self._tell()
-            if self._cluster.is_main:
-                time.sleep(2 * _BEAT_SECONDS)  # the others read it from a store that may end with us
+            time.sleep(_READING_SECONDS)
 
     def await_verdict(self, error: Exception) -> LostProcessError:
         """What is behind a collective that failed: a verdict normally ends this process in here."""
@@ -99,10 +106,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
-            for chore in self._chores:
-                chore()
             if self._store is None:
                 continue
+            # A store whose machine is gone without a word may never answer.
+            guard = threading.Timer(self._observer.silence_seconds, self._end, [_MAIN_IS_SILENT])
+            guard.daemon = True
+            guard.start()
             try:
                 self._tell()
                 verdict = self._judge()
@@ -110,8 +119,19 @@ class Watch:
                 if self._over.wait(2 * _BEAT_SECONDS):
                     return
                 verdict = Verdict(EXIT_LOST, "the main process (rank 0) is gone", [_MAIN_RANK])
+            finally:
+                guard.cancel()
             if verdict is not None and not self._over.is_set():
                 self._end(verdict)
+
+    def _do_chores(self) -> None:
+        while not self._over.wait(_BEAT_SECONDS):
+            for chore in self._chores:
+                chore()
+
+    def _tell_loss(self, verdict: Verdict) -> None:
+        with contextlib.suppress(OSError):
+            self._on_lost(verdict)
 
     def _tell(self) -> None:
         with self._lock:
@@ -142,12 +162,21 @@ class Watch:
         speaker = next((r for r in range(self._cluster.world_size) if r not in verdict.ranks), _MAIN_RANK)
         if self._cluster.rank == speaker and verdict.message:
             print(f"error: {verdict.message}", file=sys.stderr, flush=True)
-            with contextlib.suppress(OSError):
-                self._on_lost(verdict)
-        if self._cluster.is_main:
-            time.sleep(2 * _BEAT_SECONDS)  # the others read the verdict from a store that may live here
+            # In a thread, because what is lost may be the file system.
+            last_words = threading.Thread(target=self._tell_loss, args=[verdict], daemon=True)
+            last_words.start()
+            last_words.join(_LAST_WORDS_SECONDS)
+        time.sleep(_READING_SECONDS)
         logging.shutdown()
         os._exit(verdict.exit_code)
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Whether an error is the machine's rather than ours: a broken device, a killed loader worker."""
+    text = str(error)
+    is_device = isinstance(error, torch.AcceleratorError) and "device-side assert" not in text
+    ends = ("killed by signal", "exited unexpectedly")
+    return is_device or ("DataLoader worker" in text and any(end in text for end in ends))
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -1,8 +1,8 @@
 """One training per run directory, on one machine or on many that share a file system.
 
 The owner holds an flock on RUN/.lock, has written there who it is, and touches the file every few seconds. On
-one machine the flock decides. Between machines a network file system may not carry it, so an owner on another
-machine counts as alive as long as the file is being touched.
+one machine the flock decides. Between machines a network file system may not carry it, or keep that of a
+machine that is gone, so an owner on another machine counts as alive as long as the file is being touched.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pipeline.errors import CheckpointError
 LOCK_NAME = ".lock"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 30.0  # without a touch; a clock is not needed to be the same on two machines
+_WORKER_SECONDS = 10.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -67,18 +68,33 @@ class RunLock:
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self._run_dir}: {error}") from error
         owner = read_owner(self._run_dir)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise self._refusal(owner) from error
-            if owner is not None and owner.host == platform.node() and _is_running(owner.pid):
-                raise self._refusal(owner) from error
-        if owner is not None and owner.host != platform.node() and self._is_touched():
+        if owner is not None and owner.host != platform.node():
+            # A file server may keep the lock of a machine that is gone, so that touches decide.
+            if self._is_touched():
+                raise self._refusal(owner)
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif not self._is_locked(file, owner):
             raise self._refusal(owner)
         mine = Owner(platform.node(), os.getpid(), os.environ.get("SLURM_JOB_ID"), time.time())
         self._file = file
         self._write(file, json.dumps(asdict(mine)) + "\n")
+
+    def _is_locked(self, file: TextIO, owner: Owner | None) -> bool:
+        """Whether this process has the lock now, or no one has it where there are no locks."""
+        # Loader workers of an owner that was killed hold it for a moment longer.
+        is_dead = owner is not None and not _is_running(owner.pid)
+        deadline = time.monotonic() + (_WORKER_SECONDS if is_dead else 0.0)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return owner is None or is_dead
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
 
     def beat(self) -> None:
         """Show that the owner is alive; called often, touches the file now and then."""
@@ -92,6 +108,8 @@ class RunLock:
         if self._file is not None:
             with contextlib.suppress(CheckpointError):
                 self._write(self._file, "")
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # closing does not while a loader worker lives
             self._file.close()
             self._file = None
 

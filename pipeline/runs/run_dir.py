@@ -5,8 +5,8 @@ environment.json   versions, commit, device, corpus and DeepSpeed configuration 
 checkpoints/       see ../checkpoints/manifest.py
 metrics.jsonl      see metrics.py
 events.jsonl       a line per event: start, resume, converted, recipe changed, patterns formed, checkpoint,
-                   save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged, lost process,
-                   stop, requeue, not requeued, done
+                   save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
+                   lost process, stop, requeue, not requeued, done
 skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
 snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py

@@ -8,7 +8,7 @@ import torch
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch
 from pipeline.data.digest import add_digests
-from pipeline.engine import forward
+from pipeline.engine import can_scale_loss_less, forward
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.targets import Targets
 from pipeline.metrics import WindowSums
@@ -143,7 +143,7 @@ class StepRunner:
         if self.engine.was_step_applied():
             return None
         losses = self.row_losses.gather(step, table, self.cluster)
-        return find_fault(losses, is_loss_scaled=self.recipe.train.precision == "fp16")
+        return find_fault(losses, is_loss_scaled=can_scale_loss_less(self.engine))
 
 
 def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:

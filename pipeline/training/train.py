@@ -1,15 +1,18 @@
 """The `train` command in one process: agree on a start, build everything, train."""
 
 import logging
+import platform
+
+import torch.distributed as dist
 
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
 from pipeline.config.schema import Recipe
-from pipeline.errors import UsageError, exit_code_of
+from pipeline.errors import EXIT_LOST, LostProcessError, UsageError, exit_code_of
 from pipeline.processes.cluster import Cluster
 from pipeline.processes.signs_of_life import Verdict
 from pipeline.processes.stop import StopRequest
-from pipeline.processes.watch import Watch, is_lost_connection
+from pipeline.processes.watch import Watch, is_lost_connection, is_machine_fault
 from pipeline.runs.run_dir import RunDir, describe_environment
 from pipeline.runs.start import Start, StartOptions, choose_start
 from pipeline.training.trainer import Trainer
@@ -28,18 +31,24 @@ def train(
     """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
     stop = StopRequest()
     stop.listen(stop_signal)
-    cluster.start()
-    world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
-    recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
-    run = RunDir(recipe.run_dir)
-    watch = _make_watch(recipe, run, cluster, stop)
-    watch.start()
+    try:
+        cluster.start()
+        world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
+        recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
+        run = RunDir(recipe.run_dir)
+        watch = _make_watch(recipe, run, cluster, stop)
+        watch.start()
+    except dist.DistError as error:
+        raise LostProcessError(f"the processes did not find each other: {error}") from error
     try:
         done = _train(recipe, run, options, stop, stop_at, watch, world, cluster)
         cluster.gather(None)  # nobody leaves while another still needs it
     except Exception as error:
         if cluster.world_size > 1 and is_lost_connection(error):
             raise watch.await_verdict(error) from error
+        if is_machine_fault(error):
+            watch.fail(EXIT_LOST)
+            raise LostProcessError(f"rank {cluster.rank} on {platform.node()}: {error}") from error
         if not getattr(error, "is_told_to_all", False):
             watch.fail(exit_code_of(error))
         raise

@@ -150,7 +150,7 @@ class Trainer:
         )
 
     def _open_logs(self) -> None:
-        self.close()
+        self._close_logs()
         if self.cluster.is_main:
             tensorboard = self.run.tensorboard if self.recipe.logging.tensorboard else None
             self.metrics = MetricsLog(self.run.metrics_file, tensorboard, self.step)
@@ -162,7 +162,11 @@ class Trainer:
         return load_steps(self.step_batches, steps, self.recipe.data.num_workers, on_cuda)
 
     def close(self) -> None:
-        """Close the logs."""
+        """End what goes on in the background, and close the logs."""
+        self.checkpoints.saver.abandon()
+        self._close_logs()
+
+    def _close_logs(self) -> None:
         if self.metrics is not None and self.progress is not None:
             self.progress.close()
             self.metrics.close()

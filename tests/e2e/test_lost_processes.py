@@ -43,11 +43,12 @@ def test_a_rank_that_dies_or_freezes_is_named(recipe, tmp_path, number):
     assert RunDir(run_dir).read_events()[-1]["event"] == "stop"
 
 
-def test_the_main_process_dies(recipe, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_main_process_dies_or_freezes(recipe, tmp_path, number):
     run_dir = tmp_path / "run"
     running = start(recipe, *overrides(run_dir=run_dir), launcher="processes")
     wait_for_lines(run_dir / "metrics.jsonl", 4, running)
-    running.send_signal(signal.SIGKILL, rank=0)
+    running.send_signal(number, rank=0)
     finished = running.wait(90)
     assert finished.code == 69, finished.output
     assert "rank 0" in finished.output

@@ -16,6 +16,12 @@ from pipeline.errors import CheckpointError
 from pipeline.processes.cluster import Cluster
 from tests.pipeline.checkpoints.fake_engine import FakeEngine
 
+_FAILURES = [
+    OSError(28, "No space left on device"),
+    RuntimeError("file write failed"),
+    MemoryError(),
+    ValueError("failed to pickle"),
+]
 both_ways = pytest.mark.parametrize("asynchronous", [False, True])
 
 
@@ -113,7 +119,7 @@ def test_leftovers_of_a_killed_save_are_not_published(tmp_path: Path, alone: Clu
 
 
 @both_ways
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
+@pytest.mark.parametrize("error", _FAILURES)
 def test_failed_save_publishes_nothing(
     tmp_path: Path, alone: Cluster, monkeypatch: pytest.MonkeyPatch, error: Exception, asynchronous: bool
 ) -> None:
@@ -125,7 +131,9 @@ def test_failed_save_publishes_nothing(
         raise error
 
     monkeypatch.setattr(saving.torch, "save", fail)
-    with pytest.raises(CheckpointError, match=r"rank 0 cannot write the checkpoint .*(No space|failed)"):
+    with pytest.raises(
+        CheckpointError, match=r"rank 0 cannot write the checkpoint .*(No space|failed|MemoryError)"
+    ):
         save(alone, tmp_path, 40, engine, asynchronous)
 
     assert engine.barriers == 1, "the others wait there"

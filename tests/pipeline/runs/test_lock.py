@@ -55,6 +55,18 @@ def test_a_killed_owner_is_taken_over_from(tmp_path: Path, other: subprocess.Pop
     lock.release()
 
 
+def test_a_lock_that_the_file_server_keeps_for_a_dead_machine_is_taken_over(
+    tmp_path: Path, other: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here another process keeps it; what is written says that the owner's machine is gone."""
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.1)
+    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.1)
+    write_owner(tmp_path, "elsewhere")
+    RunLock(tmp_path).acquire()
+    assert read_owner(tmp_path).host == platform.node()
+    assert other.poll() is None
+
+
 def test_a_lock_given_back_names_nobody(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.acquire()
