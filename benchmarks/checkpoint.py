@@ -1,6 +1,6 @@
 """What a checkpoint costs while a run trains, and what it costs to go on from one.
 
-    python -m benchmarks.checkpoint [--rounds 3] [--hidden-size 512]
+    python -m benchmarks.checkpoint [--rounds 3] [--hidden-size 256]
 
 Saving. One recipe trains on two processes (ZeRO 1) for some steps without a checkpoint, with checkpoints in
 the foreground, and in the background, in turn, each time from scratch:
@@ -38,7 +38,7 @@ from pipeline.errors import EXIT_STOPPED
 from pipeline.runs.run_dir import RunDir, describe_machine, read_json_lines
 
 _LENGTH = 64
-_SAVE_EVERY, _SAVES = 8, 3
+_SAVE_EVERY, _SAVES = 6, 3
 _WAYS: dict[str, list[str]] = {
     "none": [f"checkpoint.every_steps={10 * _SAVE_EVERY * _SAVES}"],
     "foreground": [f"checkpoint.every_steps={_SAVE_EVERY}", "checkpoint.asynchronous=false"],
@@ -198,7 +198,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--hidden-size", type=int, default=512, metavar="N", help="of the model that saves")
+    parser.add_argument("--hidden-size", type=int, default=256, metavar="N", help="of the model that saves")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name:

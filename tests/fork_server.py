@@ -38,6 +38,7 @@ _LIBRARIES = (
     "transformers.models.modernbert.modeling_modernbert",
     "transformers.models.roberta.modeling_roberta",
 )
+_SET_BY_LIBRARIES: dict[str, str] = {}  # variables that appear when they are imported
 _OURS = ("pipeline", "data_prep", "benchmarks", "tests")
 
 
@@ -121,7 +122,7 @@ def _become(command: Command, output: int | None) -> None:
     _forget_ours()
     _reset_libraries(command.environment.get("OMP_NUM_THREADS", str(os.cpu_count())))
     os.environ.clear()
-    os.environ.update(command.environment)
+    os.environ.update(_SET_BY_LIBRARIES | command.environment)
     if rank := os.environ.get("RANK"):
         Path("/proc/self/comm").write_text(f"rank {rank}")  # see Running.pid_of
     sys.argv = [command.module, *command.arguments]
@@ -176,8 +177,10 @@ def preload() -> None:
     """Import the libraries, in the environment that commands set up for them."""
     main = importlib.import_module("pipeline.__main__")
     main._set_up_logging()
+    before = dict(os.environ)
     for name in _LIBRARIES:
         importlib.import_module(name)
+    _SET_BY_LIBRARIES.update({key: value for key, value in os.environ.items() if key not in before})
     _forget_ours()
     gc.freeze()  # nothing of it is garbage: collections neither copy its pages nor take the time
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]

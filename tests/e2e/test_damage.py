@@ -1,6 +1,9 @@
 """Damaged checkpoints are named and passed over; with none left nothing is trained and nothing changes."""
 
 import fcntl
+import json
+import os
+import platform
 import shutil
 import sys
 import time
@@ -111,14 +114,15 @@ def test_a_full_disk_on_one_process_ends_all_at_once(recipe_file, tmp_path):
 
 
 def test_a_run_that_is_being_trained_is_left_alone(recipe, run_dir):
+    owner = {"host": platform.node(), "pid": os.getpid(), "job": None, "since": 0.0}
     with (run_dir / ".lock").open("w") as lock:
-        lock.write('{"host": "elsewhere", "pid": 4711, "job": null, "since": 0.0}')
+        json.dump(owner, lock)
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = snapshot(run_dir)
         finished = train(recipe, *overrides(run_dir=run_dir))
     assert finished.code == 74
-    assert "is being trained by process 4711 on elsewhere" in finished.output
+    assert f"is being trained by process {os.getpid()} on {platform.node()}" in finished.output
     assert snapshot(run_dir) == before
 
 
