@@ -83,6 +83,8 @@ def publish(
         command=command,
         versions=versions(),
     )
+    for leftover in out.glob(".*.partial"):  # of a publication that was killed; this one has the lock
+        leftover.unlink(missing_ok=True)
     write_manifest(out, manifest)
     work.remove()
     return manifest

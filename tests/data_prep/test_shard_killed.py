@@ -18,18 +18,13 @@ pytestmark = pytest.mark.slow
 
 
 def contents(corpus: Path) -> dict[str, bytes]:
-    """Every file but the manifest, which tells the command, and what a kill left of writing it or another."""
+    """Every file but the manifest, which tells the command."""
     files = [path for path in corpus.rglob("*") if path.is_file() and path.name != "manifest.json"]
-    return {str(path.relative_to(corpus)): path.read_bytes() for path in files if not is_leftover(path)}
-
-
-def is_leftover(path: Path) -> bool:
-    """A file beside the manifest that was being written when its process was killed; nothing reads it."""
-    return path.name.startswith(".") and path.suffix == ".partial"
+    return {str(path.relative_to(corpus)): path.read_bytes() for path in files}
 
 
 def names(corpus: Path) -> set[str]:
-    return {path.name for path in corpus.iterdir() if not is_leftover(path)}
+    return {path.name for path in corpus.iterdir()}
 
 
 class Killer:
