@@ -32,6 +32,7 @@ import yaml
 from tqdm import tqdm
 
 from benchmarks.loader import make_corpora
+from benchmarks.output import tell
 from benchmarks.resume import last_step, train_command
 from data_prep.format import read_manifest
 from pipeline.errors import EXIT_STOPPED
@@ -212,9 +213,7 @@ def main() -> int:
             **describe_machine(),
         }
     print(render(result))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    tell(result, arguments.out)
     return 0
 
 

@@ -17,7 +17,6 @@ formula under autograd.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.output import tell
 from benchmarks.published import PublishedGuidance, published_loss
 from pipeline.build import build_guidance
 from pipeline.config.deepspeed_json import read_template, resolve
@@ -337,9 +337,7 @@ def main() -> int:
         "by_length": by_length,
         "machine": describe_machine(),
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    tell(result, arguments.out)
     cluster.stop()
     return 0
 

@@ -23,7 +23,6 @@ JSON object; its `tokens_per_second` is that of complete batches in the training
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.output import tell
 from data_prep.format import Manifest, read_manifest
 from pipeline.build import Corpus
 from pipeline.config.schema import Recipe
@@ -301,9 +301,7 @@ def main() -> int:
         "by_length": results,
         "machine": describe_machine(),
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    tell(document, arguments.out)
     return 0
 
 

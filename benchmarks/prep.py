@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import psutil
 
+from benchmarks.output import tell
 from data_prep.format import read_manifest
 from data_prep.parallel import available_cores
 
@@ -227,9 +228,7 @@ def report(arguments: argparse.Namespace, text: Path, timings: dict[str, list[Ti
             name: metadata.version(name) for name in ("tokenizers", "datasets", "transformers", "pyarrow")
         },
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    tell(result, arguments.out)
 
 
 def parse_arguments() -> argparse.Namespace:

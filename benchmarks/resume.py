@@ -8,14 +8,13 @@ the two logs that depends on the training, not on the clock, must then be the sa
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from typing import Any
 
-import psutil
-
+from benchmarks.killing import kill_all
+from benchmarks.output import tell
 from pipeline.config.load import find_recipe, read_settings
 from pipeline.errors import EXIT_STOPPED
 from pipeline.runs.run_dir import RunDir, read_json_lines
@@ -54,10 +53,7 @@ def run_and_kill(command: list[str], run: RunDir, kill_at: int) -> int:
         if launcher.poll() is not None:
             raise SystemExit(f"error: the run ended by itself with exit code {launcher.returncode}")
         time.sleep(_POLL_SECONDS)
-    family = psutil.Process(launcher.pid)
-    for process in [*family.children(recursive=True), family]:
-        process.kill()
-    launcher.wait()
+    kill_all(launcher)
     return last_step(run)
 
 
@@ -151,7 +147,7 @@ def main() -> int:
         "seconds_to_first_logged_step": round(seconds, 2),
         "seconds_per_checkpoint": round(sum(saves) / len(saves), 3),
     }
-    print(json.dumps(result))
+    tell(result)
     return 0 if not differences else 1
 
 

@@ -98,6 +98,10 @@ def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, An
     engine, *_ = deepspeed.initialize(
         model=module, model_parameters=groups, optimizer=optimizer, config=config
     )
+    if (scaler := getattr(engine.optimizer, "loss_scaler", None)) is not None:
+        # At the smallest scale a step is bad like any other, rather than the end with a traceback. A
+        # checkpoint holds the scaler, and with it this.
+        scaler.raise_error_at_min_scale = False
     return engine
 
 
@@ -106,8 +110,6 @@ def can_scale_loss_less(engine: Any) -> bool:
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if scaler is None or not scaler.dynamic:
         return False
-    # At the smallest scale a step is bad like any other, rather than the end with a traceback.
-    scaler.raise_error_at_min_scale = False
     return scaler.cur_scale > scaler.min_scale
 
 

@@ -17,7 +17,6 @@ is written every 10 steps).
 
 import argparse
 import collections
-import json
 import random
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import yaml
 from tqdm import tqdm
 
 from benchmarks.loader import prepare
+from benchmarks.output import tell
 from benchmarks.torture.preparations import Preparation, kill_evaluation
 from benchmarks.torture.trainings import Training, write_settings
 from pipeline.runs.run_dir import RunDir, describe_machine
@@ -155,9 +155,7 @@ def main() -> int:
     for problem in result["problems"]:
         print(f"  PROBLEM: {problem}")
     result |= describe_machine()
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    tell(result, arguments.out)
     return 1 if result["mismatches"] or result["unusable"] or result["lost_runs"] else 0
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.torture.killing import kill_all, start
+from benchmarks.killing import kill_all, start
 from pipeline.runs.run_dir import RunDir
 
 

@@ -1,14 +1,13 @@
 """A training that is killed again and again, and what it must still give."""
 
 import random
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resume import last_step
-from benchmarks.torture.killing import kill_all, kill_rank, start, wait_until
+from benchmarks.killing import kill_all, kill_rank, start, wait_until
+from benchmarks.resume import last_step, train_command
 from pipeline.checkpoints.manifest import list_checkpoints, newest_usable, step_of
 from pipeline.checkpoints.universal import CONVERTED_NAME
 from pipeline.errors import EXIT_LOST, EXIT_STOPPED, CheckpointError
@@ -118,8 +117,7 @@ class Training:
     def _command(self) -> list[str]:
         processes, stage = self._size
         settings = [f"run_dir={self.run.path}", f"train.deepspeed={stage}"]
-        command = [sys.executable, "-m", "pipeline", "train", str(self.recipe), "--processes", str(processes)]
-        return command + [part for setting in settings for part in ("--set", setting)]
+        return train_command(str(self.recipe), processes, settings)
 
     def _moment(self, phase: str) -> Any:
         """A condition that becomes true in that phase; the wait until then is part of the lot."""

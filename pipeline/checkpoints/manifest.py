@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from data_prep.files import sha256_file
+from data_prep.files import sha256_file, sync_file
 from pipeline.errors import CheckpointError
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -90,8 +90,14 @@ def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
     return CheckpointManifest.model_validate_json((path / MANIFEST_NAME).read_text(encoding="utf-8"))
 
 
-def find_damage(path: Path) -> Damage | None:
-    """Compare every file of a checkpoint with its manifest."""
+def describe_file(path: Path) -> CheckpointFile:
+    """What the manifest says of a file that was just written, once it is on disk."""
+    sync_file(path)
+    return CheckpointFile(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def find_damage(path: Path, *, hashes: bool = True) -> Damage | None:
+    """Compare every file of a checkpoint with its manifest; without `hashes` only that it is there, whole."""
     try:
         manifest = read_checkpoint_manifest(path)
     except FileNotFoundError:
@@ -100,26 +106,26 @@ def find_damage(path: Path) -> Damage | None:
         return Damage(path, [f"{MANIFEST_NAME} is not readable"])
     reasons = [] if manifest.step == step_of(path) else [f"{MANIFEST_NAME} is that of step {manifest.step}"]
     for name, expected in manifest.files.items():
-        if reason := _file_damage(path / name, expected):
+        if reason := _file_damage(path / name, expected, hashes):
             reasons.append(f"{name} {reason}")
     return Damage(path, reasons) if reasons else None
 
 
-def _file_damage(file: Path, expected: CheckpointFile) -> str | None:
+def _file_damage(file: Path, expected: CheckpointFile, hashes: bool) -> str | None:
     for pause in _RETRY_SECONDS:  # a network file system may stumble
-        if (damage := _look_for_damage(file, expected)) is None or "cannot be read" not in damage:
+        if (damage := _look_for_damage(file, expected, hashes)) is None or "cannot be read" not in damage:
             return damage
         time.sleep(pause)
-    return _look_for_damage(file, expected)
+    return _look_for_damage(file, expected, hashes)
 
 
-def _look_for_damage(file: Path, expected: CheckpointFile) -> str | None:
+def _look_for_damage(file: Path, expected: CheckpointFile, hashes: bool) -> str | None:
     try:
         if not file.is_file():
             return "is missing"
         if file.stat().st_size != expected.bytes:
             return f"has {file.stat().st_size} bytes instead of {expected.bytes}"
-        if sha256_file(file) != expected.sha256:
+        if hashes and sha256_file(file) != expected.sha256:
             return "has other content than was written (sha256 differs)"
     except OSError as error:
         return f"cannot be read ({error.strerror})"

@@ -6,7 +6,6 @@ hashes its files under a hidden name; and when all have told that they are throu
 them in MANIFEST.json, renames the directory, and only then names it in `latest`.
 """
 
-import logging
 import shutil
 import threading
 import time
@@ -18,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from data_prep.files import sha256_file, sync_file, write_atomically
+from data_prep.files import sync_file, write_atomically
 from pipeline.checkpoints.host_copy import HostCopy
 from pipeline.checkpoints.manifest import (
     LATEST_NAME,
@@ -27,12 +26,12 @@ from pipeline.checkpoints.manifest import (
     CheckpointFile,
     CheckpointManifest,
     checkpoint_name,
+    describe_file,
     state_name,
 )
 from pipeline.errors import CheckpointError
 from pipeline.processes.cluster import Cluster
 
-logger = logging.getLogger(__name__)
 _ABANDON_SECONDS = 30.0
 
 
@@ -70,9 +69,7 @@ class _Write:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(value, path)
-            sync_file(path)
-            name = str(path.relative_to(self.partial))
-            self.files[name] = CheckpointFile(bytes=path.stat().st_size, sha256=sha256_file(path))
+            self.files[str(path.relative_to(self.partial))] = describe_file(path)
         except Exception as error:  # whatever it is: a file that is missing must never go unnoticed
             self.problem = f"cannot write the checkpoint {self.partial}: {error or type(error).__name__}"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from data_prep.files import sha256_file, sync_file
+from data_prep.files import sha256_file
 from pipeline.checkpoints.manifest import (
     MANIFEST_NAME,
-    CheckpointFile,
+    describe_file,
     find_damage,
     list_checkpoints,
     read_checkpoint_manifest,
@@ -52,7 +52,8 @@ def convert(checkpoint: Path) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         _convert_with_deepspeed(checkpoint, partial)
-        files = _describe_files(partial)
+        found = sorted(path for path in partial.rglob("*") if path.is_file())
+        files = {str(path.relative_to(partial)): describe_file(path) for path in found}
     except Exception as error:  # DeepSpeed raises many kinds, and the original is as good as before
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -132,14 +133,3 @@ def _serve_all_stages(out: Path) -> None:
 def _shapes_of(model_states: Path) -> dict[str, torch.Size]:
     groups = torch.load(model_states, weights_only=False)["param_shapes"]
     return {name: shape for group in groups for name, shape in group.items()}
-
-
-def _describe_files(directory: Path) -> dict[str, CheckpointFile]:
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            sync_file(path)
-            files[str(path.relative_to(directory))] = CheckpointFile(
-                bytes=path.stat().st_size, sha256=sha256_file(path)
-            )
-    return files

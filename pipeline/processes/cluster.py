@@ -98,7 +98,7 @@ class Cluster:
         has_device = not on_cuda or self.local_rank < num_devices
         if on_cuda and has_device:
             torch.cuda.set_device(self.device)
-        else:
+        elif not on_cuda:
             # DeepSpeed would compile a shared-memory all-reduce at the first start, and wait forever for
             # the lock of a compilation that was killed. gloo needs neither.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,6 @@ _READING_SECONDS = 3 * _BEAT_SECONDS
 _LAST_WORDS_SECONDS = 5.0
 _MAIN_RANK = 0
 _MAIN_IS_SILENT = Verdict(EXIT_LOST, "no answer from the main process (rank 0)", [_MAIN_RANK])
-logger = logging.getLogger(__name__)
 
 
 class Watch:
@@ -63,31 +62,34 @@ class Watch:
         patience = hang_seconds if cluster.is_main else math.inf  # only it can see who hangs
         self._observer = Observer(watched, silence_seconds, patience, time.monotonic())
         self._over = threading.Event()
+        self._store: dist.Store | None = None  # of a process alone
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Begin to watch; the process group must be joined."""
-        self._store = self._cluster.connect_store("watch") if self._cluster.world_size > 1 else None
-        self._thread.start()
+        if self._cluster.world_size > 1:
+            self._store = self._cluster.connect_store("watch")
+            self._thread.start()
         # Beside the signs of life: a file system that pauses must not make this process look dead.
         threading.Thread(target=self._do_chores, name="chores", daemon=True).start()
 
     def stop(self) -> None:
         """End the watch; to be called when all processes have met for the last time."""
         self._over.set()
-        self._thread.join()
+        if self._store is not None:
+            self._thread.join()
 
     def at(self, place: str) -> None:
         """Say which place of the program this process has reached; every process must pass the same ones."""
         with self._lock:
-            self._sign = self._changed(passed=self._sign.passed + 1, place=place)
+            self._sign = replace(self._sign, passed=self._sign.passed + 1, place=place)
 
     def fail(self, exit_code: int) -> None:
         """Tell the others that this process ends by an error of its own, so that they end as well."""
         if self._store is not None and not self._over.is_set():
             with self._lock:
-                self._sign = self._changed(failed=exit_code)
+                self._sign = replace(self._sign, failed=exit_code)
             self._over.set()
             self._thread.join()
             with contextlib.suppress(RuntimeError):
@@ -97,17 +99,12 @@ class Watch:
     def await_verdict(self, error: Exception) -> LostProcessError:
         """What is behind a collective that failed: a verdict normally ends this process in here."""
         with self._lock:
-            self._sign = self._changed(connection_lost=True)
+            self._sign = replace(self._sign, connection_lost=True)
         time.sleep(3 * SUSPECT_SECONDS)
         return LostProcessError(f"the processes have lost each other: {error}")
 
-    def _changed(self, **values: object) -> Sign:
-        return Sign(**{**asdict(self._sign), **values})
-
     def _run(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
-            if self._store is None:
-                continue
             # A store whose machine is gone without a word may never answer.
             guard = threading.Timer(self._observer.silence_seconds, self._end, [_MAIN_IS_SILENT])
             guard.daemon = True
@@ -135,7 +132,7 @@ class Watch:
 
     def _tell(self) -> None:
         with self._lock:
-            self._sign = self._changed(beat=self._sign.beat + 1, busy=self._cluster.is_busy)
+            self._sign = replace(self._sign, beat=self._sign.beat + 1, busy=self._cluster.is_busy)
             text = json.dumps(asdict(self._sign))
         assert self._store is not None
         self._store.set(f"sign/{self._cluster.rank}", text)

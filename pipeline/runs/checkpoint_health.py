@@ -1,6 +1,5 @@
 """How a run's checkpoints look to somebody who only looks: nothing is loaded, renamed or waited for."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -69,12 +68,7 @@ def look_at_checkpoints(directory: Path, verify: bool, now: datetime) -> list[Ch
 def _look_at(path: Path, verify: bool, now: datetime) -> CheckpointHealth | None:
     """One checkpoint; None if retention has just deleted it."""
     manifest = _manifest_of(path)
-    if verify or manifest is None:
-        # Without a manifest there is nothing to hash, only a reason to tell.
-        damage = find_damage(path)
-        reasons = [] if damage is None else damage.reasons
-    else:
-        reasons = list(_wrong_sizes(path, manifest))
+    damage = find_damage(path, hashes=verify)
     try:
         published = _time_of(path)
     except OSError:
@@ -87,7 +81,7 @@ def _look_at(path: Path, verify: bool, now: datetime) -> CheckpointHealth | None
         bytes=_size_of(manifest),
         world_size=manifest.world_size if manifest else None,
         zero_stage=manifest.zero_stage if manifest else None,
-        damage=reasons,
+        damage=[] if damage is None else damage.reasons,
     )
 
 
@@ -100,21 +94,6 @@ def _manifest_of(path: Path) -> CheckpointManifest | None:
 
 def _size_of(manifest: CheckpointManifest | None) -> int | None:
     return None if manifest is None else sum(file.bytes for file in manifest.files.values())
-
-
-def _wrong_sizes(path: Path, manifest: CheckpointManifest) -> Iterator[str]:
-    if manifest.step != step_of(path):
-        yield f"{MANIFEST_NAME} is that of step {manifest.step}"
-    for name, expected in manifest.files.items():
-        try:
-            size = (path / name).stat().st_size
-        except FileNotFoundError:
-            yield f"{name} is missing"
-        except OSError as error:
-            yield f"{name} cannot be read ({error.strerror})"
-        else:
-            if size != expected.bytes:
-                yield f"{name} has {size} bytes instead of {expected.bytes}"
 
 
 def _time_of(path: Path) -> datetime:

@@ -1,7 +1,9 @@
 """The lines of a run's logs, and what is damaged about them, read while somebody writes them."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +41,18 @@ def read_lines(path: Path, key: str, last_bytes: int | None = None) -> Lines:
         return Lines([], [f"{path.name} cannot be read ({error.strerror})"])
     # What follows the last newline is being written; what precedes the first, of a tail, is half a line.
     complete = content.split(b"\n")[1 if start else 0 : -1]
-    objects = [line for line in map(_parse, complete) if isinstance(line, dict)]
-    objects = [line for line in objects if isinstance(line.get(key), str)]
+    objects = [line for line in parse_lines(complete) if isinstance(line.get(key), str)]
     unreadable = sum(map(bool, complete)) - len(objects)
     lines = "1 line is" if unreadable == 1 else f"{unreadable} lines are"
     return Lines(objects, [f"{path.name}: {lines} unreadable"] if unreadable else [])
+
+
+def parse_lines(lines: Iterable[bytes]) -> Iterator[Line]:
+    """The objects that the lines hold; what a crash cut short is left out."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            if isinstance(value := json.loads(line), dict):
+                yield value
 
 
 def read_last_metrics(path: Path) -> Lines:
@@ -84,13 +93,6 @@ def whole_number_of(line: Line, key: str) -> int | None:
     """The same for a count."""
     value = number_of(line, key)
     return None if value is None else int(value)
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _is_longer(path: Path, num_bytes: int) -> bool:

@@ -14,7 +14,6 @@ attention/         see evaluation/attention_snapshot.py
 tensorboard/  report/  export/  evaluation.json
 """
 
-import contextlib
 import json
 import os
 import platform
@@ -35,6 +34,7 @@ from pipeline.config.load import parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.runs.lock import RunLock
+from pipeline.runs.log_tail import parse_lines
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "pyarrow", "numpy")
 
@@ -116,11 +116,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Objects of a JSON-lines file; lines cut short, as a crash leaves them, are left out."""
     if not path.is_file():
         return []
-    objects = []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline is unfinished
-        with contextlib.suppress(ValueError):
-            objects.append(json.loads(line))
-    return objects
+    return list(
+        parse_lines(path.read_bytes().split(b"\n")[:-1])
+    )  # what follows the last newline is unfinished
 
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:

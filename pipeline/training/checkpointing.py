@@ -1,7 +1,6 @@
 """When a run saves: in the background while it trains, in the foreground when it ends; what is kept."""
 
 import contextlib
-import logging
 from typing import Any
 
 from pipeline.checkpoints.manifest import delete_checkpoint, list_checkpoints, step_of, to_delete
@@ -11,8 +10,6 @@ from pipeline.config.schema import CheckpointSection
 from pipeline.errors import CheckpointError
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir
-
-logger = logging.getLogger(__name__)
 
 
 class Checkpointing:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.checkpoints.manifest import list_checkpoints
 from pipeline.runs.run_dir import RunDir
-from tests.e2e.running import overrides, run_command, start, train, wait_for_lines
+from tests.e2e.running import Finished, overrides, run_command, start, train, wait_for_lines
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,14 @@ def recipe(recipe_file) -> Path:
     )
 
 
+def signal_a_rank(recipe: Path, run_dir: Path, number: int, rank: int) -> Finished:
+    """Start a run on two processes, send one of them a signal after some steps, and wait for the end."""
+    running = start(recipe, *overrides(run_dir=run_dir), launcher="processes")
+    wait_for_lines(run_dir / "metrics.jsonl", 4, running)
+    running.send_signal(number, rank=rank)
+    return running.wait(90)
+
+
 def lost_process(run_dir: Path) -> dict:
     return next(event for event in RunDir(run_dir).read_events() if event["event"] == "lost process")
 
@@ -29,10 +37,7 @@ def lost_process(run_dir: Path) -> dict:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_dies_or_freezes_is_named(recipe, tmp_path, number):
     run_dir = tmp_path / "run"
-    running = start(recipe, *overrides(run_dir=run_dir), launcher="processes")
-    wait_for_lines(run_dir / "metrics.jsonl", 4, running)
-    running.send_signal(number, rank=1)
-    finished = running.wait(90)
+    finished = signal_a_rank(recipe, run_dir, number, rank=1)
     assert finished.code == 69, finished.output
     assert "no sign of life for 5 s from rank 1" in finished.output
     assert lost_process(run_dir)["ranks"] == [1]
@@ -46,10 +51,7 @@ def test_a_rank_that_dies_or_freezes_is_named(recipe, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_main_process_dies_or_freezes(recipe, tmp_path, number):
     run_dir = tmp_path / "run"
-    running = start(recipe, *overrides(run_dir=run_dir), launcher="processes")
-    wait_for_lines(run_dir / "metrics.jsonl", 4, running)
-    running.send_signal(number, rank=0)
-    finished = running.wait(90)
+    finished = signal_a_rank(recipe, run_dir, number, rank=0)
     assert finished.code == 69, finished.output
     assert "rank 0" in finished.output
     assert lost_process(run_dir)["ranks"] == [0]
