@@ -1,7 +1,6 @@
 """`python -m pipeline train`."""
 
 import argparse
-import signal
 
 from data_prep.errors import EXIT_DONE
 from pipeline.arguments import Parser, Subparsers, add_command, add_recipe, positive
@@ -38,8 +37,7 @@ def add(commands: "Subparsers[Parser]") -> None:
     )
     parser.add_argument(
         "--stop-signal",
-        choices=sorted(number.name for number in signal.Signals),
-        metavar="NAME",
+        choices=("SIGUSR1", "SIGXCPU", "SIGURG", "SIGQUIT"),  # what batch systems send, beside ours
         help="one more signal that means: save and stop, beside SIGUSR2, SIGTERM, SIGHUP and SIGINT",
     )
 

@@ -124,7 +124,7 @@ def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
         fewer = max(n for n in numbers if n < processes)
         yield Problem(
             ("train.global_batch_size",),
-            f"{batch} rows cannot be shared by {processes} processes; start {fewer} processes, or write "
+            f"{batch} rows cannot be shared by {processes} processes; start {fewer} of them, or write "
             f"global_batch_size: {choice} (which makes it another run)",
         )
 
