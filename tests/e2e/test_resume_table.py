@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.checkpoints.manifest import find_damage
 from pipeline.runs.run_dir import RunDir
 from tests.e2e.running import overrides, read_metrics, train
 
@@ -97,3 +98,29 @@ def test_bf16_goes_on_from_its_float32_copies(recipe, tmp_path, stage_before, st
     assert [line["rows_digest"] for line in ours] == [line["rows_digest"] for line in theirs]
     for line, other in zip(ours, theirs):
         assert line["loss"] == pytest.approx(other["loss"], rel=2e-3)
+
+
+def test_a_conversion_is_used_again_while_it_is_whole(recipe, stopped, tmp_path):
+    run_dir = Path(shutil.copytree(stopped(2, 2), tmp_path / "run"))
+    converted = run_dir / "checkpoints" / "converted" / f"step-{STOP_AT:08d}"
+    settings = overrides(run_dir=run_dir, train__deepspeed="zero2")
+
+    def start_alone() -> str:
+        """Go on from the checkpoint of two processes, by one step; what the run said."""
+        finished = train(recipe, "--stop-at", str(STOP_AT + 1), *settings)
+        assert finished.code == 75, finished.output
+        shutil.rmtree(run_dir / "checkpoints" / f"step-{STOP_AT + 1:08d}")
+        return finished.output
+
+    assert "converted in" in start_alone()
+    first = {path.name: path.stat().st_mtime_ns for path in converted.rglob("*") if path.is_file()}
+    said = start_alone()
+    assert f"using {converted}, converted before" in said
+    assert "converted in" not in said
+    assert {path.name: path.stat().st_mtime_ns for path in converted.rglob("*") if path.is_file()} == first
+
+    (converted / "zero" / "optimizer_state.pt").write_bytes(b"broken")
+    said = start_alone()
+    assert "converting again" in said
+    assert "optimizer_state.pt has 6 bytes" in said
+    assert find_damage(converted) is None
