@@ -144,8 +144,8 @@ class Contestant:
         guided, device = self.guidance.at(self.steps), self.engine.device
         targets = self.guidance.targets(self.batch, guided)
         on_device = None if targets is None else targets.to(device)
-        losses, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
-        total = losses.sum() / self.batch.labels.numel()
+        total, _, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
+        total = total / self.batch.labels.numel()
         if targets is not None:
             valid = self.guidance.count_valid([targets]).float().to(device)
             total = total + self.guidance.loss(guided, terms.errors, valid)

@@ -146,8 +146,8 @@ class Study:
         batch = self.batcher.batch(rows, epochs)
         targets = self.module.guide.targets(batch.original_ids(), batch.documents)
         guided = self.guided_step(step)
-        losses, _, terms = forward(self.module, batch, guided, targets)
-        objective, valid = losses.sum() / batch.num_predictions, targets.count_valid()
+        total, _, _, terms = forward(self.module, batch, guided, targets)
+        objective, valid = total / batch.num_predictions, targets.count_valid()
         guidance = None
         if self.variant.clip == "separate" or self.variant.control_variate:
             guidance = self._guidance_gradient(guided, terms, valid)
@@ -177,7 +177,7 @@ class Study:
         everything = GuidedStep.looking_at(self.guidance.schedule.layers).layers
         estimated = self.guided_step(step)
         for guided in (estimated, replace(estimated, layers=everything, row_stride=1)):
-            _, _, terms = forward(self.module, batch, guided, targets)
+            *_, terms = forward(self.module, batch, guided, targets)
             found.append(self._gradient(self.guidance.loss(guided, terms.errors, targets.count_valid())))
         return {
             part: _distance([g for g, n in zip(found[0], self.names) if chosen(n)],

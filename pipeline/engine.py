@@ -42,28 +42,29 @@ class PretrainingModule(nn.Module):
         labels: torch.Tensor,
         guided: GuidedStep,
         targets: Targets | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Score a micro-batch (see MicroBatch); see AttentionGuide.watch for `guided` and `targets`.
 
         Returns:
-            Objective summed within each row, (B,) float32, number of right guesses, and the guidance terms:
-            errors, mass and rows, each (looked-at layers, heads).
+            The objective, summed and by row, and the number of right guesses (see the objective); and the
+            guidance terms: errors, mass and rows, each (looked-at layers, heads).
         """
         self.guide.watch(guided, targets, self.training)
-        losses, correct = self.objective(input_ids, attention_mask, positions, labels)
+        total, losses, correct = self.objective(input_ids, attention_mask, positions, labels)
         terms = self.guide.collect(input_ids.device)
-        return losses, correct, terms.errors, terms.mass, terms.rows
+        return total, losses, correct, terms.errors, terms.mass, terms.rows
 
 
 def forward(
     module: nn.Module, batch: MicroBatch, guided: GuidedStep, targets: Targets | None
-) -> tuple[torch.Tensor, torch.Tensor, GuidanceTerms]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GuidanceTerms]:
     """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device.
 
     Returns:
-        Objective summed within each row, (B,) float32, number of right guesses, guidance terms.
+        The objective's sum, differentiable, and its sums by row, (B,) float32, which are not; the number of
+        right guesses; guidance terms.
     """
-    losses, correct, *terms = module(
+    total, losses, correct, *terms = module(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask(),
         positions=batch.positions,
@@ -71,7 +72,7 @@ def forward(
         guided=guided,
         targets=targets,
     )
-    return losses, correct, GuidanceTerms(*terms)
+    return total, losses, correct, GuidanceTerms(*terms)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def evaluate_held_out(
     for batch in evaluation_batches(batcher, max_rows, batch_size, cluster.rank, cluster.world_size):
         targets = guide.targets(batch.original_ids(), batch.documents).to(cluster.device)
         tokens, predicted = int(batch.lengths.sum()), batch.num_predictions
-        losses, correct, terms = forward(module, batch.to(cluster.device), guided, targets)
+        _, losses, correct, terms = forward(module, batch.to(cluster.device), guided, targets)
         sums.add(loss=losses.double().sum(), correct=correct, predicted=predicted, tokens=tokens, steps=1)
         sums.add_guidance(guided, terms)
     module.train(was_training)

@@ -1,29 +1,34 @@
 """Masked language modelling (Devlin et al. 2019), with the output layer on the predicted tokens only."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.data.masking import IGNORED_LABEL
+from pipeline.objectives.linear_cross_entropy import OutputLayer
 
-# How each family turns hidden states into vocabulary logits.
+# Each family's prediction head: what it does to hidden states, and the output layer after it.
 _HEADS = {
-    "bert": lambda model, hidden: model.cls(hidden),
-    "roberta": lambda model, hidden: model.lm_head(hidden),
-    "modernbert": lambda model, hidden: model.decoder(model.head(hidden)),
+    "bert": lambda model: (model.cls.predictions.transform, model.cls.predictions.decoder),
+    "roberta": lambda model: (_RobertaTransform(model.lm_head), model.lm_head.decoder),
+    "modernbert": lambda model: (model.head, model.decoder),
 }
 SUPPORTED_FAMILIES = tuple(_HEADS)
 
 
 class MaskedLanguageModeling(nn.Module):
-    """Sums, by row, of the cross-entropies of the masked tokens of a micro-batch."""
+    """The cross-entropies of the masked tokens of a micro-batch."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """`model` is a transformers `...ForMaskedLM` of a supported family."""
         super().__init__()
         self.model = model
-        self._head = _HEADS[model.config.model_type]
+        transform, decoder = _HEADS[model.config.model_type](model)
+        OutputLayer.take_over(decoder)
+        # Not as submodules: they are the model's, and would have two names.
+        self._head: tuple[Any, Any] = (transform, decoder)
 
     def forward(
         self,
@@ -31,7 +36,7 @@ class MaskedLanguageModeling(nn.Module):
         attention_mask: torch.Tensor | None,
         positions: torch.Tensor,
         labels: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score a micro-batch.
 
         Args:
@@ -41,13 +46,22 @@ class MaskedLanguageModeling(nn.Module):
             labels: original tokens there, (B, K), IGNORED_LABEL where there is none.
 
         Returns:
-            Each row's cross-entropy in nats, summed over its predicted tokens, (B,) float32, and the number
-            of tokens guessed right in all rows.
+            The sum of the cross-entropies in nats, float32, differentiable; each row's sum, (B,) float32, not
+            differentiable; the number of tokens guessed right.
         """
         hidden = self.model.base_model(input_ids, attention_mask=attention_mask).last_hidden_state
         index = positions[..., None].expand(-1, -1, hidden.shape[-1])
-        logits = self._head(self.model, hidden.gather(1, index)).float()
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
-        )
-        return losses.view_as(labels).sum(1), (logits.detach().argmax(-1) == labels).sum()
+        transform, decoder = self._head
+        predicted = transform(hidden.gather(1, index).flatten(0, 1))
+        total, losses, is_right = decoder(predicted, labels.flatten())
+        return total, losses.view_as(labels).sum(1), is_right.sum()
+
+
+class _RobertaTransform:
+    """The part of RoBERTa's head before its output layer, which transformers does not set apart."""
+
+    def __init__(self, head: Any) -> None:
+        self.head = head
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head.layer_norm(F.gelu(self.head.dense(hidden)))

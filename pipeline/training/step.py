@@ -92,12 +92,12 @@ class StepRunner:
         table = self.row_losses.new_table()
         for micro_step, (batch, target) in enumerate(zip(micro_batches, targets)):
             on_device = batch.to(device)
-            losses, correct, terms = forward(
+            total, losses, correct, terms = forward(
                 self.engine, on_device, guided, None if target is None else target.to(device)
             )
             self.row_losses.enter(table, micro_step, losses, on_device.labels)
             self._sums.add(loss=losses.double().sum(), correct=correct)
-            objective = losses.sum() / totals.predicted
+            objective = total / totals.predicted
             if guided.layers:
                 guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
                 self.guidance.measure(step, terms)

@@ -55,14 +55,16 @@ def put_in(poison: Poison) -> None:
         rows_of_micro_steps = iter(batches.rows(step)[batches.geometry.rows_of_rank()])
 
         def forward(*inputs: Any) -> Any:
-            losses, *rest = engine.forward(*inputs)
+            total, losses, *rest = engine.forward(*inputs)
             rows = next(rows_of_micro_steps)
             hit = np.full(rows.shape, True) if poison.rows is None else np.isin(rows, poison.rows)
             factors = torch.where(torch.from_numpy(hit), poison.factor, 1.0)
             if poison.only_gradient:
-                losses.register_hook(lambda gradient: gradient * factors)
-                return losses, *rest
-            return losses * factors, *rest
+                if hit.any():
+                    total.register_hook(lambda gradient: gradient * poison.factor)
+                return total, losses, *rest
+            poisoned = losses * factors
+            return total + (poisoned - losses).sum(), poisoned, *rest
 
         before = fingerprint(runner.engine)
         with mock.patch("pipeline.training.step.forward", forward):

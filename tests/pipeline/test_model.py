@@ -34,7 +34,7 @@ def test_sizes_are_the_recipes(family: str) -> None:
     assert config.model_type == family
     assert (config.num_hidden_layers, config.num_attention_heads, config.hidden_size) == (4, 3, 24)
     assert config.intermediate_size == 40
-    assert model.get_input_embeddings().weight.shape == (97, 24)
+    assert model.get_input_embeddings().weight.shape == (128, 24)  # 97 tokens
     assert config._attn_implementation == "sdpa"
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -90,7 +90,7 @@ def test_usable_positions_are_all_that_can_be_used(family: str, max_positions: i
     length = max_positions or LENGTH
 
     assert usable_positions(model.config) == length
-    assert model(**tiny_inputs([length], length)).logits.shape == (1, length, 97)
+    assert model(**tiny_inputs([length], length)).logits.shape == (1, length, 128)
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert"])  # ModernBERT's rotary positions have no table

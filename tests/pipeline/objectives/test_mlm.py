@@ -31,13 +31,13 @@ def test_loss_and_gradients_are_those_of_the_dense_loss(family: str, lengths: li
     mask = inputs["attention_mask"] if lengths is LENGTHS else None
     objective, reference = MaskedLanguageModeling(tiny_model(family)), tiny_model(family)
 
-    losses, _ = objective(inputs["input_ids"], mask, POSITIONS, labels)
-    loss = losses.sum()
+    loss, losses, _ = objective(inputs["input_ids"], mask, POSITIONS, labels)
     loss.backward()
     expected = reference(**inputs, labels=dense_labels).loss * IS_ASKED.sum()
     expected.backward()
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses.sum().item() == pytest.approx(loss.item(), rel=1e-6)
     wanted = dict(reference.named_parameters())
     for name, parameter in objective.model.named_parameters():
         if wanted[name].grad is not None:
@@ -51,7 +51,7 @@ def test_each_row_has_the_loss_it_would_have_alone(family: str) -> None:
     inputs = tiny_inputs()
     model = tiny_model(family).eval()
 
-    losses, _ = MaskedLanguageModeling(model)(
+    _, losses, _ = MaskedLanguageModeling(model)(
         inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels
     )
 
@@ -69,7 +69,7 @@ def test_right_guesses_are_counted(family: str) -> None:
     labels = torch.where(IS_ASKED, best, IGNORED_LABEL)
     labels[0, 0] = (best[0, 0] + 1) % 97
 
-    _, correct = MaskedLanguageModeling(model)(
+    _, _, correct = MaskedLanguageModeling(model)(
         inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels
     )
 
@@ -79,14 +79,16 @@ def test_right_guesses_are_counted(family: str) -> None:
 def test_nothing_asked_costs_nothing() -> None:
     inputs = tiny_inputs()
 
-    losses, correct = MaskedLanguageModeling(tiny_model("bert"))(
+    total, losses, correct = MaskedLanguageModeling(tiny_model("bert"))(
         inputs["input_ids"],
         inputs["attention_mask"],
         torch.zeros(4, 3, dtype=torch.long),
         torch.full((4, 3), IGNORED_LABEL),
     )
 
-    assert losses.tolist() == [0.0] * 4
+    total.backward()
+
+    assert (total.item(), losses.tolist()) == (0.0, [0.0] * 4)
     assert correct.item() == 0
 
 
@@ -95,11 +97,11 @@ def test_loss_is_summed_in_float32_whatever_the_models_type() -> None:
     inputs = tiny_inputs()
     model = tiny_model("roberta").bfloat16()
 
-    losses, _ = MaskedLanguageModeling(model)(
+    total, losses, _ = MaskedLanguageModeling(model)(
         inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels
     )
 
-    assert losses.dtype == torch.float32
+    assert (total.dtype, losses.dtype) == (torch.float32, torch.float32)
 
 
 def test_recipes_name_it_mlm() -> None:

@@ -1,0 +1,150 @@
+"""Output layer and cross-entropy in one, so that the logits of all predictions never exist at once.
+
+For hidden states h_i, output weights W and bias b, z_i = W h_i + b and the label y_i:
+
+    loss_i = logsumexp(z_i) - z_i[y_i],    d loss_i / d z_i = softmax(z_i) - onehot(y_i)
+
+A few rows at a time, logits are made, turned into their gradient and multiplied back into the gradients of h,
+W and b, all in the forward pass (the idea of Liger Kernel, Hsu et al. 2024, section 3.2). The three matrix
+products are those of the plain way; nothing is computed twice, and what is kept is as large as h and W. The
+price is that only the *sum* of the losses can be differentiated: its gradient is known before the backward
+pass but for one factor. Liger's own kernel would do on CUDA, but it does not tell the losses row by row.
+
+Shapes: N predictions, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.data.masking import IGNORED_LABEL
+
+# Logits worked on at once, at least: on CPU few, for the caches; an accelerator must be kept busy.
+_CHUNK_LOGITS = {"cpu": 1 << 22}
+_CHUNK_LOGITS_ELSEWHERE = 1 << 26
+
+
+class OutputLayer(nn.Linear):
+    """The layer from hidden states to logits of a transformers model, which it becomes in place."""
+
+    @staticmethod
+    def take_over(decoder: nn.Linear) -> None:
+        """Make a model's own output layer one of these; its parameters and their names stay."""
+        decoder.__class__ = OutputLayer
+
+    def forward(  # type: ignore[override]
+        self, hidden: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of `hidden` (..., D), as in every linear layer; with `labels`, what they say of them.
+
+        A call of the module, not a function of its weight: ZeRO-3 gathers the weight for just this call.
+
+        Args:
+            hidden: with labels (N, D).
+            labels: (N,), IGNORED_LABEL where there is nothing to predict.
+
+        Returns:
+            With labels, see `linear_cross_entropy`.
+        """
+        if labels is None:
+            return super().forward(hidden)
+        return linear_cross_entropy(hidden, self.weight, self.bias, labels)
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the logits `hidden @ weight.T + bias`.
+
+    Args:
+        hidden: (N, D).
+        weight: (V, D), in the type of `hidden`.
+        bias: (V,), or None.
+        labels: (N,), IGNORED_LABEL where there is nothing to predict.
+
+    Returns:
+        The sum of the losses in nats, float32, differentiable; each loss, (N,) float32, 0 where there is
+        nothing to predict, not differentiable; whether each guess is right, (N,) bool.
+    """
+    needs_grad = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
+    )
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, needs_grad)
+
+
+def chunk_rows(num_logits: int, device_type: str) -> int:
+    """Predictions worked on at once, for so many logits each."""
+    return -(-_CHUNK_LOGITS.get(device_type, _CHUNK_LOGITS_ELSEWHERE) // num_logits)
+
+
+class _Gradients:
+    """Gradients of the sum of the losses, added up chunk by chunk; in float32 where a sum of many is made."""
+
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._inputs = (hidden, weight, bias)
+        self._hidden = torch.empty_like(hidden)
+        self._weight = torch.zeros_like(weight, dtype=torch.float32)
+        self._bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+
+    def add(self, rows: slice, grad_logits: torch.Tensor) -> None:
+        """Take the gradient of some rows' logits, (n, V) float32."""
+        hidden, weight, _ = self._inputs
+        if self._bias is not None:
+            self._bias += grad_logits.sum(0)
+        grad_logits = grad_logits.to(weight.dtype)
+        torch.mm(grad_logits, weight, out=self._hidden[rows])
+        if weight.dtype == torch.float32:
+            self._weight.addmm_(grad_logits.T, hidden[rows])
+        else:
+            self._weight += grad_logits.T @ hidden[rows]
+
+    def of_inputs(self) -> list[torch.Tensor | None]:
+        """Of hidden states, weight and bias, in their types."""
+        found = (self._hidden, self._weight, self._bias)
+        return [
+            None if gradient is None or tensor is None else gradient.to(tensor.dtype)
+            for gradient, tensor in zip(found, self._inputs)
+        ]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        needs_grad: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
+        is_right = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
+        gradients = _Gradients(hidden, weight, bias) if needs_grad else None
+        size = chunk_rows(len(weight), hidden.device.type)
+        for begin in range(0, len(labels), size):
+            rows = slice(begin, begin + size)
+            logits = F.linear(hidden[rows], weight, bias)
+            is_right[rows] = logits.argmax(-1) == labels[rows]
+            log_probs = torch.log_softmax(logits, -1, dtype=torch.float32)
+            is_predicted = labels[rows, None] != IGNORED_LABEL
+            label = labels[rows, None].clamp(min=0)
+            losses[rows] = torch.where(is_predicted, -log_probs.gather(1, label), 0.0).squeeze(1)
+            if gradients is not None:
+                gradients.add(rows, _grad_of_logits(log_probs, label, is_predicted))
+        ctx.save_for_backward(*([] if gradients is None else gradients.of_inputs()))
+        ctx.mark_non_differentiable(losses, is_right)
+        return losses.sum(), losses, is_right
+
+    @staticmethod
+    def backward(ctx: Any, grad_sum: torch.Tensor, *_others: Any) -> tuple[torch.Tensor | None, ...]:
+        scaled = [None if saved is None else saved * grad_sum.to(saved.dtype) for saved in ctx.saved_tensors]
+        return *scaled, None, None
+
+
+def _grad_of_logits(log_probs: torch.Tensor, label: torch.Tensor, is_predicted: torch.Tensor) -> torch.Tensor:
+    """Of labels (n, 1), in the place of `log_probs` (n, V); zeros where nothing is predicted."""
+    gradient = log_probs.exp_()
+    gradient.scatter_add_(1, label, torch.full_like(label, -1.0, dtype=torch.float32))
+    return gradient.masked_fill_(~is_predicted, 0.0)
