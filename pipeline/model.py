@@ -71,6 +71,11 @@ def attention_dropout(config: PretrainedConfig) -> float:
     return float(getattr(config, _DROPOUT_KEYS[config.model_type][1]))
 
 
+def hidden_dropout(config: PretrainedConfig) -> float:
+    """Rate of the dropout on hidden states; the highest where the family has several."""
+    return max(float(getattr(config, key)) for key in _DROPOUT_KEYS[config.model_type][0])
+
+
 def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
     """How far a token sees to either side in a layer; None for all the way."""
     if getattr(config, "layer_types", None) and config.layer_types[layer] == "sliding_attention":

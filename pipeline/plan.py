@@ -1,48 +1,41 @@
 """The `plan` command: what a recipe would cost, without training and without a GPU.
 
-Memory is estimated by counting what PyTorch and DeepSpeed keep; the allocator's own reserve, communication
-buffers and kernels' workspaces are not in it.
+Memory is predicted by counting what PyTorch and DeepSpeed keep, see memory.py. For CUDA that is what torch's
+allocator gives out at its peak; the CUDA context, NCCL's buffers and what the allocator holds in reserve come
+on top. For CPU it is the peak of the process's resident set.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, PretrainedConfig
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from data_prep.format import Manifest, read_manifest
 from pipeline.build import guidance_weight
+from pipeline.communication import step_volume
 from pipeline.config.checks import World, load_checked_recipe
-from pipeline.config.deepspeed_json import offloads_optimizer, read_template, resolve, zero_stage
+from pipeline.config.deepspeed_json import (
+    offloads_optimizer,
+    persistence_threshold,
+    prefetched_values,
+    read_template,
+    reduction_buckets,
+    resolve,
+    zero_stage,
+)
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
+from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
-from pipeline.model import model_config
+from pipeline.memory import MemoryPlan, Sizes, estimate_memory
+from pipeline.model import attention_dropout, attention_reach, hidden_dropout, model_config
+from pipeline.resident_base import resident_base
 
 _GIB = 2**30
-_BLOCK_BYTES = 4 * (1 << 20) * 4  # the guidance loss works on about four float32 blocks of 2^20 scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """Bytes per process, by part."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    guidance: int
-    optimizer_in_host_memory: bool
-
-    def on_device(self) -> int:
-        """Sum of what lies on the device."""
-        parts = asdict(self)
-        host = parts.pop("optimizer_in_host_memory")
-        return sum(parts.values()) - (self.optimizer if host else 0)
 
 
 def print_plan(
@@ -51,12 +44,19 @@ def print_plan(
     """Check a recipe and print its plan for `num_processes` GPUs (or CPU processes)."""
     world = World(world_size=num_processes, on_cuda=on_cuda)
     recipe = load_checked_recipe(recipe_name, overrides, world)
-    plan = make_plan(recipe, world)
+    base_bytes = 0 if on_cuda else resident_base(recipe.model.family)
+    plan = make_plan(recipe, world, base_bytes)
     print(json.dumps(plan) if as_json else _render(plan))
 
 
-def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
-    """Parameters, memory, steps, tokens and the resolved DeepSpeed configuration."""
+def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, Any]:
+    """Parameters, memory, steps, tokens and the resolved DeepSpeed configuration.
+
+    Args:
+        recipe: a checked one.
+        world: the processes planned for.
+        base_bytes: on CPU, what a process holds before it trains; see `resident_base`.
+    """
     corpus = Path(recipe.corpus)
     manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
     template, _ = read_template(recipe.train.deepspeed)
@@ -66,7 +66,8 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     guidance = recipe.guidance
     allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
-    memory = estimate_memory(recipe, config, manifest, parameters, template, allocation, world.world_size)
+    sizes = measure_sizes(recipe, config, manifest, model, template, allocation, world)
+    memory = estimate_memory(sizes, base_bytes)
     rows = sum(shard.rows for shard in manifest.shards_of("train"))
     tokens_per_row = manifest.splits["train"].tokens / rows
     trained_rows = recipe.train.num_steps * recipe.train.global_batch_size
@@ -80,54 +81,63 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
         "tokens": round(trained_rows * tokens_per_row),
         "epochs": trained_rows / rows,
         "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
-        "memory_bytes_per_process": asdict(memory) | {"on_device": memory.on_device()},
+        "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
+        "communication": _communication(sizes, template),
         "deepspeed_config": resolve(recipe, template, world.world_size, world.on_cuda),
     }
 
 
-def estimate_memory(
+def measure_sizes(
     recipe: Recipe,
     config: PretrainedConfig,
     manifest: Manifest,
-    parameters: int,
+    model: PreTrainedModel,
     template: dict[str, Any],
     allocation: Allocation,
-    world_size: int,
-) -> MemoryPlan:
-    """Bytes per process for a recipe's model states, activations, logits and guidance buffers.
-
-    ZeRO partitions the optimizer (stage 1), also the gradients (2), also the weights (3). Under DeepSpeed
-    the optimizer holds float32 master weights and two moments.
-    """
-    stage, width = zero_stage(template), 4 if recipe.train.precision == "fp32" else 2
-    masters = 0 if stage == 0 and width == 4 else 4
-    batch, length = recipe.train.micro_batch_size, manifest.sequence_length
-    predictions = batch * max(1, round(recipe.objective.mask_rate * length))
-    return MemoryPlan(
-        weights=width * parameters // (world_size if stage == 3 else 1),
-        gradients=width * parameters // (world_size if stage >= 2 else 1),
-        optimizer=(masters + 8) * parameters // (world_size if stage >= 1 else 1),
-        activations=width * batch * length * _activation_values_per_token(recipe, config),
-        # Logits in the model's type, in float32, and their gradient.
-        logits=predictions * config.vocab_size * (width + 4 + 4),
-        guidance=_guidance_bytes(recipe, allocation, config, batch * length, length, width),
-        optimizer_in_host_memory=offloads_optimizer(template),
+    world: World,
+) -> Sizes:
+    """What a run's memory depends on; `model` may be on the meta device."""
+    train, processes = recipe.train, world.world_size
+    rows, length = recipe.micro_batch_size(processes), manifest.sequence_length
+    heads = [len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers]
+    is_guided = recipe.guidance.acts_by is not None
+    split = manifest.splits["train"]
+    bucket, overlaps = reduction_buckets(template)
+    return Sizes(
+        family=config.model_type,
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        num_heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        groups=tuple(tuple(p.numel() for p in group["params"]) for group in parameter_groups(model, 0.0)),
+        local_layers=sum(
+            attention_reach(config, layer) is not None for layer in range(config.num_hidden_layers)
+        ),
+        rows=rows,
+        length=length,
+        predictions=max(1, round(recipe.objective.mask_rate * length)),
+        has_padding=split.tokens < split.rows * length,
+        micro_steps=train.global_batch_size // (rows * processes),
+        value_bytes=4 if train.precision == "fp32" else 2,
+        dropout=hidden_dropout(config) > 0.0,
+        attention_dropout=attention_dropout(config) > 0.0,
+        recomputes=train.activation_checkpointing,
+        stage=zero_stage(template),
+        num_processes=processes,
+        on_cuda=world.on_cuda,
+        bucket=bucket,
+        num_buckets=2 if overlaps else 1,
+        prefetched=prefetched_values(template),
+        offloads=offloads_optimizer(template),
+        guided_layers=len(heads) if is_guided else 0,
+        guided_heads=sum(heads) if is_guided else 0,
+        most_guided_heads=max(heads, default=0),
+        adds_bias=recipe.guidance.acts_by == "bias",
+        copies_checkpoint=recipe.checkpoint.asynchronous and recipe.checkpoint.every_steps < train.num_steps,
+        corpus_bytes=sum(shard.bytes for shard in manifest.shards_of("train")),
+        trained_rows=train.num_steps * train.global_batch_size // processes,
     )
-
-
-def _guidance_bytes(
-    recipe: Recipe, allocation: Allocation, config: PretrainedConfig, tokens: int, length: int, width: int
-) -> int:
-    """What a micro-batch of `tokens` positions keeps and needs for guidance while all layers are guided."""
-    if recipe.guidance.acts_by == "bias":  # one dense mask per layer, kept for the backward pass
-        heads = config.num_attention_heads
-        return len(allocation.guided_layers) * tokens * heads * length * width
-    if not recipe.guided:
-        return 0
-    guided_heads = sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers)
-    head_size = config.hidden_size // config.num_attention_heads
-    # Kept: 5 numbers of 4 bytes and a flag per row. Passing: blocks of scores, gradients of query and key.
-    return guided_heads * tokens * 21 + _BLOCK_BYTES + 2 * allocation.num_heads * tokens * head_size * 4
 
 
 def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
@@ -146,25 +156,29 @@ def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> d
     }
 
 
-def _activation_values_per_token(recipe: Recipe, config: PretrainedConfig) -> int:
-    """Values kept for the backward pass, per token.
+def _communication(sizes: Sizes, template: dict[str, Any]) -> dict[str, int]:
+    """Bytes of an optimizer step: payloads of all, and what each process sends."""
+    volume = step_volume(
+        sizes.groups,
+        sizes.value_bytes,
+        sizes.stage,
+        sizes.num_processes,
+        sizes.micro_steps,
+        persistence_threshold(template),
+    )
+    return asdict(volume) | {"sent_per_process": round(volume.sent(sizes.num_processes))}
 
-    A layer keeps its input, Q, K, V, the attention's output, the two normalizations' inputs and outputs,
-    and the feed-forward's hidden values before and after the activation (three times in gated layers).
-    With activation checkpointing it keeps its input; one layer at a time is whole.
-    """
-    hidden, inner = config.hidden_size, config.intermediate_size
-    one_layer = 9 * hidden + (3 if config.model_type == "modernbert" else 2) * inner
-    embeddings = 3 * hidden
-    if recipe.train.activation_checkpointing:
-        return config.num_hidden_layers * hidden + one_layer + embeddings
-    return config.num_hidden_layers * one_layer + embeddings
+
+def _total(memory: MemoryPlan, on_cuda: bool) -> dict[str, int]:
+    return {"on_device": memory.on_device()} if on_cuda else {"resident": memory.resident()}
 
 
 def _render(plan: dict[str, Any]) -> str:
     memory = dict(plan["memory_bytes_per_process"])
-    in_host = memory.pop("optimizer_in_host_memory")
-    total = memory.pop("on_device")
+    on_device, peak_at = "on_device" in memory, memory.pop("peak_at")
+    in_host = {"checkpoint_copy"} | ({"optimizer"} if memory.pop("optimizer_in_host_memory") else set())
+    title = "on the device" if on_device else "resident set"
+    total = memory.pop("on_device" if on_device else "resident")
     lines = [
         f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
         f"processes         {plan['processes']}",
@@ -172,12 +186,15 @@ def _render(plan: dict[str, Any]) -> str:
         f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
         f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
         f"guidance          {_guidance_line(plan['guidance'])}",
-        "memory per process, estimated (GiB)",
+        f"memory per process at its peak, in the {peak_at} part of a step (GiB)",
         *(
-            f"  {name:<15} {size / _GIB:8.3f}{'  in host memory' if name == 'optimizer' and in_host else ''}"
+            f"  {name.replace('_', ' '):<15} {size / _GIB:8.3f}"
+            + ("  in host memory" if on_device and name in in_host else "")
             for name, size in memory.items()
+            if size
         ),
-        f"  {'on the device':<15} {total / _GIB:8.3f}",
+        f"  {title:<15} {total / _GIB:8.3f}",
+        f"each process sends {plan['communication']['sent_per_process'] / _GIB:.3f} GiB per step",
         "DeepSpeed configuration",
         json.dumps(plan["deepspeed_config"], indent=2),
     ]

@@ -77,6 +77,22 @@ def offloads_optimizer(template: dict[str, Any]) -> bool:
     return "offload_optimizer" in _zero_section(template)
 
 
+def reduction_buckets(template: dict[str, Any]) -> tuple[int, bool]:
+    """Values that ZeRO reduces at once, and whether it fills another bucket meanwhile."""
+    section = _zero_section(template)
+    return int(section.get("reduce_bucket_size", 500_000_000)), bool(section.get("overlap_comm", False))
+
+
+def prefetched_values(template: dict[str, Any]) -> int:
+    """At stage 3: values of weights that are gathered ahead."""
+    return int(_zero_section(template).get("stage3_prefetch_bucket_size", 50_000_000))
+
+
+def persistence_threshold(template: dict[str, Any]) -> int:
+    """At stage 3: parameters of so many values at most are not divided between forward passes."""
+    return int(_zero_section(template).get("stage3_param_persistence_threshold", 100_000))
+
+
 def resolve(recipe: Recipe, template: dict[str, Any], world_size: int, on_cuda: bool) -> dict[str, Any]:
     """The configuration given to DeepSpeed: the template with its blanks filled from the recipe."""
     train, optimizer = recipe.train, recipe.optimizer
