@@ -51,6 +51,9 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.checkpoint
 	$(PY) -m benchmarks.torture --kills 100
+	$(PY) -m benchmarks.memory
+	$(PY) -m benchmarks.communication
+	$(PY) -m benchmarks.scaling check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
