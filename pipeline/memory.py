@@ -28,8 +28,8 @@ from pipeline.activation_memory import (
 from pipeline.sizes import Sizes
 
 _ENGINE_BUCKET = 500_000_000  # values that the engine reduces at once at stage 0
-# Before version 2.38 glibc does not find a freed block again for an aligned one of the same size (its bug
-# 14581); of what passes while a step is taken about a third more than is in use stays with the process.
+# glibc's malloc (2.36 was measured) does not find all freed blocks again for new tensors: of what passes in a
+# step, about a third more than is in use at its peak stays with the process.
 _MALLOC_SHARE = 0.3
 # The kernel maps so much around a page of a file that is looked at.
 _FAULT_AROUND_BYTES = 1 << 16
@@ -118,13 +118,15 @@ def estimate_memory(sizes: Sizes, base_bytes: int) -> MemoryPlan:
 def weight_bytes(sizes: Sizes) -> int:
     """The model's weights: at stage 3 a partition, and all that the step has gathered.
 
-    It gathers ahead until a bucket is full, and a parameter larger than that all the same.
+    It gathers ahead until a bucket is full, and a parameter larger than that all the same. What is gathered
+    together comes as one tensor, from which each parameter is copied.
     """
     if sizes.stage < 3:
         return sizes.value_bytes * sizes.parameters
     largest = max(max(group) for group in sizes.groups)
     gathered = min(sizes.parameters, sizes.prefetched + largest)
-    return sizes.value_bytes * (sizes.share + gathered)
+    together = min(sizes.parameters, sizes.prefetched)
+    return sizes.value_bytes * (sizes.share + gathered + together)
 
 
 def optimizer_bytes(sizes: Sizes) -> int:
