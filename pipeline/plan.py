@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, PretrainedConfig
 
-from data_prep.format import Manifest, read_manifest
-from pipeline.build import guidance_weight
+from data_prep.format import read_manifest
+from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import offloads_optimizer, read_template, resolve, zero_stage
 from pipeline.config.schema import Recipe
@@ -21,6 +21,7 @@ from pipeline.data.corpus import read_vocabulary
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
 from pipeline.model import model_config
+from pipeline.plan_phases import count_epochs, describe_phases, render_phases
 
 _GIB = 2**30
 _BLOCK_BYTES = 4 * (1 << 20) * 4  # the guidance loss works on about four float32 blocks of 2^20 scores
@@ -60,25 +61,34 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
     corpus = Path(recipe.corpus)
     manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
     template, _ = read_template(recipe.train.deepspeed)
-    config = model_config(recipe.model, vocabulary, manifest.sequence_length)
+    phases, manifests = open_phases(recipe)
+    config = model_config(recipe.model, vocabulary, longest_rows(recipe))
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     guidance = recipe.guidance
     allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
-    memory = estimate_memory(recipe, config, manifest, parameters, template, allocation, world.world_size)
-    rows = sum(shard.rows for shard in manifest.shards_of("train"))
-    tokens_per_row = manifest.splits["train"].tokens / rows
-    trained_rows = recipe.train.num_steps * recipe.train.global_batch_size
+    shapes = [(phase.micro_batch_limit, manifests[phase.corpus].sequence_length) for phase in phases]
+    memory = max(
+        (
+            estimate_memory(recipe, config, shape, parameters, template, allocation, world.world_size)
+            for shape in shapes
+        ),
+        key=MemoryPlan.on_device,
+    )
+    described = describe_phases(phases, manifests, world.world_size)
+    epochs = count_epochs(phases, manifests)
     return {
         "parameters": parameters,
         "embedding_parameters": config.vocab_size * config.hidden_size,
         "sequence_length": manifest.sequence_length,
         "processes": world.world_size,
         "steps": recipe.train.num_steps,
-        "tokens_per_step": round(recipe.train.global_batch_size * tokens_per_row),
-        "tokens": round(trained_rows * tokens_per_row),
-        "epochs": trained_rows / rows,
+        "tokens_per_step": described[-1]["tokens_per_step"],
+        "tokens": sum(phase["tokens"] for phase in described),
+        "epochs": epochs[phases[-1].corpus],
+        "epochs_by_corpus": epochs,
+        "phases": described,
         "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
         "memory_bytes_per_process": asdict(memory) | {"on_device": memory.on_device()},
         "deepspeed_config": resolve(recipe, template, world.world_size, world.on_cuda),
@@ -88,7 +98,7 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
 def estimate_memory(
     recipe: Recipe,
     config: PretrainedConfig,
-    manifest: Manifest,
+    shape: tuple[int, int],
     parameters: int,
     template: dict[str, Any],
     allocation: Allocation,
@@ -97,11 +107,12 @@ def estimate_memory(
     """Bytes per process for a recipe's model states, activations, logits and guidance buffers.
 
     ZeRO partitions the optimizer (stage 1), also the gradients (2), also the weights (3). Under DeepSpeed
-    the optimizer holds float32 master weights and two moments.
+    the optimizer holds float32 master weights and two moments. `shape` is that of a forward pass: rows and
+    tokens per row.
     """
     stage, width = zero_stage(template), 4 if recipe.train.precision == "fp32" else 2
     masters = 0 if stage == 0 and width == 4 else 4
-    batch, length = recipe.train.micro_batch_size, manifest.sequence_length
+    batch, length = shape
     predictions = batch * max(1, round(recipe.objective.mask_rate * length))
     return MemoryPlan(
         weights=width * parameters // (world_size if stage == 3 else 1),
@@ -168,9 +179,7 @@ def _render(plan: dict[str, Any]) -> str:
     lines = [
         f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
         f"processes         {plan['processes']}",
-        f"rows              of {plan['sequence_length']} tokens",
-        f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
-        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+        *(render_phases(plan) if len(plan["phases"]) > 1 else _render_steps(plan)),
         f"guidance          {_guidance_line(plan['guidance'])}",
         "memory per process, estimated (GiB)",
         *(
@@ -182,6 +191,15 @@ def _render(plan: dict[str, Any]) -> str:
         json.dumps(plan["deepspeed_config"], indent=2),
     ]
     return "\n".join(lines)
+
+
+def _render_steps(plan: dict[str, Any]) -> list[str]:
+    """Of a run that trains all its steps alike."""
+    return [
+        f"rows              of {plan['sequence_length']} tokens",
+        f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
+        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+    ]
 
 
 def _guidance_line(guidance: dict[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -118,6 +118,7 @@ def _explain(error: ErrorDetails, key: str) -> str:
 
 def _suggest(key: str) -> str:
     """The nearest key of the same section, or of the whole recipe."""
+    key = re.sub(r"\.\d+(?=\.)", "", key)  # the sections of a list have the same keys
     section, _, name = key.rpartition(".")
     known = list(_known_keys(Recipe))
     if key in known:  # written with its dot, in the file
@@ -135,8 +136,9 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        for section in (field.annotation, *get_args(field.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                keys += _known_keys(section, f"{prefix}{name}.")
     return keys
 
 
