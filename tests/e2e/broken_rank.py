@@ -1,10 +1,12 @@
 """Train with two processes of which one breaks: python -m tests.e2e.broken_rank FAULT RANK STEP RECIPE ...
 
-FAULT is full-disk (at any save, whatever STEP), hang or bad-data (while it reads the rows of STEP). The
-launcher starts its copies of this module's command line, so the fault is put into each of them.
+FAULT is full-disk (at any save, whatever STEP), hang or bad-data (while it reads the rows of STEP), or kill
+(with SIGKILL, before it trains STEP). The launcher starts its copies of this module's command line, so the
+fault is put into each of them.
 """
 
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -22,6 +24,18 @@ def break_process(fault: str, step: int) -> None:
             raise OSError(28, "No space left on device")
 
         saving.torch.save = save
+        return
+    if fault == "kill":
+        from pipeline.training.step import StepRunner
+
+        run = StepRunner.run
+
+        def killed(runner: StepRunner, number: int, *arguments: Any) -> Any:
+            if number == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return run(runner, number, *arguments)
+
+        StepRunner.run = killed
         return
     from pipeline.data.batches import StepBatches
 

@@ -1,9 +1,8 @@
-"""Rows over phases: a corpus is gone through in its one order, whatever batches and other corpora lie between."""
+"""Rows over phases: a corpus is gone through in its one order, whatever lies between its steps."""
 
 from itertools import accumulate, pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,9 +126,3 @@ def test_a_corpus_that_comes_back_goes_on() -> None:
     assert batches.part_of(5).rows(5).tolist() == order[20:32].tolist()
     assert np.unique(epochs[20:32]).tolist() == [0, 1]
     assert batches.part_of(2).rows(2).tolist() == rows_of_step(0, 8, 40, 0)[0].tolist()
-
-
-@pytest.mark.parametrize(("world_size", "size"), [(1, 4), (2, 3), (3, 4), (4, 3), (6, 2), (12, 1)])
-def test_micro_batch_is_the_largest_that_divides_a_share(world_size: int, size: int) -> None:
-    phase = Phase(first_step=0, end_step=1, corpus="a", global_batch_size=12, micro_batch_limit=4)
-    assert phase.micro_batch_size(world_size) == size
