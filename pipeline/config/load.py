@@ -123,12 +123,12 @@ def _suggest(key: str) -> str:
     known = list(_known_keys(Recipe))
     if key in known:  # written with its dot, in the file
         return f"; write {name} in the section {section}, indented below '{section}:'"
-    siblings = [k for k in known if k.rpartition(".")[0] == section]
-    if near := difflib.get_close_matches(key, siblings, n=1, cutoff=0.6):
-        return f"; did you mean {near[0]}?"
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
+        return f"; did you mean {siblings[near[0]]}?"
     if elsewhere := [k for k in known if k.rpartition(".")[2] == name]:
         return f"; did you mean {elsewhere[0]}?"
-    names = ", ".join(k.rpartition(".")[2] for k in siblings)
+    names = ", ".join(siblings)
     return f"; {section or 'a recipe'} has {names}" if names else ""
 
 

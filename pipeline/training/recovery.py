@@ -59,11 +59,12 @@ class Recovery:
     def look_for_spikes(self, steps: list[StepLosses]) -> None:
         """Take the losses of a window's steps, and tell which stand out."""
         for losses in steps:
+            corpus = self._corpus_of(losses.step)
+            self.spikes.begin(corpus)
             usual = self.spikes.usual
             if self.spikes.is_spike(losses.mean) and self.cluster.is_main:
                 assert usual is not None
                 rows, row_losses = losses.highest(_ROWS_NAMED)
-                corpus = self._corpus_of(losses.step)
                 logger.warning(
                     "step %d: loss %.4f, usual is %.4f; the highest are those of rows %s of %s",
                     losses.step,

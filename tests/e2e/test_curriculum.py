@@ -1,6 +1,7 @@
 """A run with phases trains the same, whoever trains it and wherever it is interrupted."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,6 @@ def make(recipe_file, short_corpus) -> Callable[..., Path]:
             "evaluation": {"every_steps": 5},
             "checkpoint": {"every_steps": 2, "asynchronous": False},
             "logging": {"every_steps": 2},
-            "recovery": {"silence_seconds": 5.0},
         }
         for name, values in sections.items():
             settings[name] = settings[name] | values
@@ -93,12 +93,12 @@ def test_a_phase_is_told_where_it_begins(undisturbed, short_corpus, tiny_corpus)
 
 
 def test_killed_in_each_phase_and_at_each_border(recipe, undisturbed, tmp_path):
-    """One after the other in one run: the two processes are left with checkpoints of even steps."""
+    """One kill after the other in one run, whose checkpoints are of even steps."""
     settings = overrides(run_dir=tmp_path)
     for step in (2, 3, 5, 7, 9):
-        command = [sys.executable, "-m", "tests.e2e.broken_rank", "kill", "1", str(step), str(recipe)]
+        command = [sys.executable, "-m", "tests.e2e.broken_rank", "kill", "all", str(step), str(recipe)]
         killed = run_command([*command, *settings])
-        assert killed.code == 69, killed.output
+        assert killed.code == 128 + signal.SIGKILL, killed.output
     finished = train(recipe, *settings, launcher="processes")
     assert finished.code == 0, finished.output
     resumed = [event["step"] for event in events(tmp_path, "resume")]
@@ -203,9 +203,11 @@ def test_guidance_follows_the_length(whole_batches):
 
 
 def test_what_comes_after_training_takes_the_longest_rows(whole_batches, capsys):
-    for command in ("evaluate", "export", "report"):
+    for command in ("export", "report"):
         assert main([command, str(whole_batches)]) == 0
     assert "same logits as the run" in capsys.readouterr().out
+    page = (whole_batches / "report" / "report.html").read_text(encoding="utf-8")
+    assert f"passes over {RunDir(whole_batches).read_recipe().corpus}" in page
 
 
 def test_a_changed_curriculum_is_refused_and_can_be_accepted(recipe, undisturbed, tiny_corpus, tmp_path):
