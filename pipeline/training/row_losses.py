@@ -1,8 +1,8 @@
 """The loss of every row, kept on the device until somebody looks: once per logging window, or after a fault.
 
 G is the number of rows of a step's global batch, which may differ between the phases of a run. A table,
-(2, G) float32, has each row's loss, summed over its predicted tokens, and their number; zeros
-where the row is another process's, so that the sum of all processes' tables is the whole one.
+(2, G) float32, has each row's loss, summed over its predicted tokens, and their number; zeros where the row
+is another process's, so that the sum of all processes' tables is the whole one.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from pipeline.__main__ import main
 from pipeline.checkpoints.manifest import list_checkpoints, newest_usable
 from pipeline.runs.run_dir import RunDir
 from pipeline.weights import read_weights
+from tests.e2e.poison import Poison
 from tests.e2e.running import losses, overrides, read_metrics, run_command, train
 
 CLOCK = {"time", "seconds", "tokens_per_second", "step_seconds", "guidance_share", "loader_share"}
@@ -115,7 +116,26 @@ def test_stopped_right_at_a_border(recipe, undisturbed, tmp_path, border):
     assert finished.code == 0, finished.output
     assert [event["step"] for event in events(tmp_path, "resume")] == [border]
     assert [event["step"] for event in events(tmp_path, "phase")] == [0, *BORDERS]
+    assert f"step {NUM_STEPS}/{NUM_STEPS}  phase 2  loss" in finished.output
     assert_same_bits(tmp_path, undisturbed)
+
+
+def test_taken_back_over_a_border(recipe, tmp_path):
+    """From the last phase into the one before it; the run is that of who knew which steps to pass over."""
+    poison = Poison(steps=[8, 9], rows=None)
+    settings = overrides(run_dir=tmp_path / "back", recovery__max_bad_steps=2)
+    command = [sys.executable, "-m", "tests.e2e.poison", poison.to_json(), "2", str(recipe)]
+    finished = run_command([*command, *settings])
+    assert finished.code == 0, finished.output
+    (rollback,) = events(tmp_path / "back", "rollback")
+    assert (rollback["from_step"], rollback["to_step"], rollback["skipping"]) == (9, 6, [8, 9])
+    assert [event["phase"] for event in events(tmp_path / "back", "phase")] == [0, 1, 2, 2]
+
+    (tmp_path / "known").mkdir()
+    shutil.copy(tmp_path / "back" / "skipped_steps.json", tmp_path / "known")
+    finished = train(recipe, *overrides(run_dir=tmp_path / "known"), launcher="processes")
+    assert finished.code == 0, finished.output
+    assert_same_bits(tmp_path / "known", tmp_path / "back")
 
 
 @pytest.fixture(scope="module")
