@@ -11,7 +11,7 @@ from pipeline.attention import install_tap
 from pipeline.checked_adamw import CheckedAdamW
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import BatchGeometry, MicroBatch
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets
@@ -112,6 +112,17 @@ def can_scale_loss_less(engine: Any) -> bool:
     if scaler is None or not scaler.dynamic:
         return False
     return scaler.cur_scale > scaler.min_scale
+
+
+def set_batch(engine: Any, geometry: BatchGeometry) -> None:
+    """Make the steps from now on of other micro-batches; to be called between two steps.
+
+    The engine steps when its count of micro-steps is a multiple of their number per step, so the count must
+    begin anew: what it is, is no multiple of another number.
+    """
+    engine.set_train_micro_batch_size(geometry.micro_batch_size)
+    engine.set_train_batch_size(geometry.global_batch_size)
+    engine.micro_steps = 0
 
 
 def pass_over_step(engine: Any) -> None:

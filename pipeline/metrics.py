@@ -1,9 +1,10 @@
 """What a run measures: sums over a window of steps, then one line of metrics.jsonl.
 
 Fields of a line with kind "train", over the steps since the line before. Steps that were skipped are in none
-but `step`, `epoch` and `skipped_steps`:
+but `step`, `phase`, `epoch` and `skipped_steps`:
     step               optimizer steps taken
-    epoch              passes over the training rows, as a fraction
+    phase              that of the last step, from 0; there are several with a `curriculum` only
+    epoch              passes over the training rows of the phase's corpus, as a fraction
     skipped_steps      of these steps, those without an update: their loss or gradient was not finite, or the
                        run was taken back and passed them over
     rows_digest        fingerprint of the rows and masks that were trained, see data/digest.py

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from data_prep.format import Manifest, read_manifest
-from pipeline.build import guidance_weight
+from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.communication import step_volume
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import (
@@ -28,11 +28,13 @@ from pipeline.config.deepspeed_json import (
 )
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
+from pipeline.data.phases import Phase
 from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
 from pipeline.memory import MemoryPlan, Sizes, estimate_memory
 from pipeline.model import attention_dropout, attention_reach, hidden_dropout, model_config
+from pipeline.plan_phases import count_epochs, describe_phases, render_phases
 from pipeline.resident_base import resident_base
 
 _GIB = 2**30
@@ -60,26 +62,34 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
     corpus = Path(recipe.corpus)
     manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
     template, _ = read_template(recipe.train.deepspeed)
-    config = model_config(recipe.model, vocabulary, manifest.sequence_length)
+    phases, manifests = open_phases(recipe)
+    config = model_config(recipe.model, vocabulary, longest_rows(recipe))
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     guidance = recipe.guidance
     allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
-    sizes = measure_sizes(recipe, config, manifest, model, template, allocation, world)
-    memory = estimate_memory(sizes, base_bytes)
-    rows = sum(shard.rows for shard in manifest.shards_of("train"))
-    tokens_per_row = manifest.splits["train"].tokens / rows
-    trained_rows = recipe.train.num_steps * recipe.train.global_batch_size
+    sizes_of_phases = [
+        measure_sizes(recipe, phase, manifests[phase.corpus], config, model, template, allocation, world)
+        for phase in phases
+    ]
+    sizes = sizes_of_phases[-1]
+    memory = max(
+        (estimate_memory(of_phase, base_bytes) for of_phase in sizes_of_phases), key=MemoryPlan.resident
+    )
+    described = describe_phases(phases, manifests, world.world_size)
+    epochs = count_epochs(phases, manifests)
     return {
         "parameters": parameters,
         "embedding_parameters": config.vocab_size * config.hidden_size,
         "sequence_length": manifest.sequence_length,
         "processes": world.world_size,
         "steps": recipe.train.num_steps,
-        "tokens_per_step": round(recipe.train.global_batch_size * tokens_per_row),
-        "tokens": round(trained_rows * tokens_per_row),
-        "epochs": trained_rows / rows,
+        "tokens_per_step": described[-1]["tokens_per_step"],
+        "tokens": sum(phase["tokens"] for phase in described),
+        "epochs": epochs[phases[-1].corpus],
+        "epochs_by_corpus": epochs,
+        "phases": described,
         "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
         "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
         "communication": _communication(sizes, template),
@@ -89,16 +99,17 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
 
 def measure_sizes(
     recipe: Recipe,
-    config: PretrainedConfig,
+    phase: Phase,
     manifest: Manifest,
+    config: PretrainedConfig,
     model: PreTrainedModel,
     template: dict[str, Any],
     allocation: Allocation,
     world: World,
 ) -> Sizes:
-    """What a run's memory depends on; `model` may be on the meta device."""
+    """What the memory of a phase of a run depends on; `model` may be on the meta device."""
     train, processes = recipe.train, world.world_size
-    rows, length = recipe.micro_batch_size(processes), manifest.sequence_length
+    rows, length = phase.micro_batch_size(processes), manifest.sequence_length
     heads = [len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers]
     is_guided = recipe.guidance.acts_by is not None
     split = manifest.splits["train"]
@@ -118,7 +129,7 @@ def measure_sizes(
         length=length,
         predictions=max(1, round(recipe.objective.mask_rate * length)),
         has_padding=split.tokens < split.rows * length,
-        micro_steps=train.global_batch_size // (rows * processes),
+        micro_steps=phase.global_batch_size // (rows * processes),
         value_bytes=4 if train.precision == "fp32" else 2,
         dropout=hidden_dropout(config) > 0.0,
         attention_dropout=attention_dropout(config) > 0.0,
@@ -136,7 +147,7 @@ def measure_sizes(
         adds_bias=recipe.guidance.acts_by == "bias",
         copies_checkpoint=recipe.checkpoint.asynchronous and recipe.checkpoint.every_steps < train.num_steps,
         corpus_bytes=sum(shard.bytes for shard in manifest.shards_of("train")),
-        trained_rows=train.num_steps * train.global_batch_size // processes,
+        trained_rows=(phase.end_step - phase.first_step) * phase.global_batch_size // processes,
     )
 
 
@@ -182,9 +193,7 @@ def _render(plan: dict[str, Any]) -> str:
     lines = [
         f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
         f"processes         {plan['processes']}",
-        f"rows              of {plan['sequence_length']} tokens",
-        f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
-        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+        *(render_phases(plan) if len(plan["phases"]) > 1 else _render_steps(plan)),
         f"guidance          {_guidance_line(plan['guidance'])}",
         f"memory per process at its peak, in the {peak_at} part of a step (GiB)",
         *(
@@ -199,6 +208,15 @@ def _render(plan: dict[str, Any]) -> str:
         json.dumps(plan["deepspeed_config"], indent=2),
     ]
     return "\n".join(lines)
+
+
+def _render_steps(plan: dict[str, Any]) -> list[str]:
+    """Of a run that trains all its steps alike."""
+    return [
+        f"rows              of {plan['sequence_length']} tokens",
+        f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
+        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+    ]
 
 
 def _guidance_line(guidance: dict[str, Any] | None) -> str:

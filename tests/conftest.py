@@ -81,6 +81,14 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_documents: Path, 
     return path
 
 
+@pytest.fixture(scope="session")
+def short_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    """The tiny corpus in rows of 16 tokens; not to be changed."""
+    path = tmp_path_factory.mktemp("corpora") / "short"
+    _prepare("repack", tiny_corpus, "--out", path, "--length", TINY_LENGTH // 2, "--workers", 1)
+    return path
+
+
 @pytest.fixture
 def tiny_recipe(tiny_corpus: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """A function from dotted overrides to the settings of a run that takes seconds.

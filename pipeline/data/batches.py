@@ -17,6 +17,7 @@ from pipeline.data.digest import digest_rows
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
 from pipeline.data.order import rows_of_step
+from pipeline.data.phases import Phase, phase_at
 
 _EVALUATION_EPOCH = 0  # held-out rows are masked as in this epoch, always
 
@@ -132,11 +133,14 @@ class BatchGeometry:
 class StepBatches(Dataset):
     """Item `step` is the list of this rank's micro-batches of that optimizer step."""
 
-    def __init__(self, batcher: RowBatcher, geometry: BatchGeometry, order_seed: int) -> None:
-        """`order_seed` seeds the row order."""
+    def __init__(
+        self, batcher: RowBatcher, geometry: BatchGeometry, order_seed: int, place_of_step_zero: int = 0
+    ) -> None:
+        """`order_seed` seeds the row order; see rows_of_step for `place_of_step_zero`."""
         self.batcher = batcher
         self.geometry = geometry
         self.order_seed = order_seed
+        self.place_of_step_zero = place_of_step_zero
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Row numbers of the step's global batch, of all ranks, (global_batch_size,)."""
@@ -147,14 +151,40 @@ class StepBatches(Dataset):
         rows, epochs = self._rows_and_epochs(step)
         return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
 
+    def epochs_before(self, step: int) -> float:
+        """Passes over the corpus before the step, as a fraction."""
+        place = self.place_of_step_zero + step * self.geometry.global_batch_size
+        return place / self.batcher.split.num_rows
+
     def _rows_and_epochs(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         return rows_of_step(
-            step, self.geometry.global_batch_size, self.batcher.split.num_rows, self.order_seed
+            step,
+            self.geometry.global_batch_size,
+            self.batcher.split.num_rows,
+            self.order_seed,
+            self.place_of_step_zero,
         )
 
 
+class PhasedBatches(Dataset):
+    """Item `step` is that of the phase that the step is in."""
+
+    def __init__(self, phases: Sequence[Phase], parts: Sequence[StepBatches]) -> None:
+        """`parts` has what each of the phases trains."""
+        self.phases = phases
+        self.parts = parts
+
+    def part_of(self, step: int) -> StepBatches:
+        """Those of the step's phase."""
+        return self.parts[phase_at(self.phases, step)]
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        """As StepBatches has it."""
+        return self.part_of(step)[step]
+
+
 def load_steps(
-    batches: StepBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
+    batches: StepBatches | PhasedBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
 ) -> Iterator[list[MicroBatch]]:
     """Iterate over some steps, in their order, prepared ahead by `num_workers` processes."""
     return iter(

@@ -84,7 +84,7 @@ def _render(
         "held-out perplexity": _number(last["held_out_perplexity"]),
         "held-out rows used": _rows_used(trained),
         "tokens trained": f"{last['tokens']:,}",
-        "passes over the corpus": f"{last['epoch']:.2f}",
+        f"passes over {_trained_corpus(trained, last)}": f"{last['epoch']:.2f}",
         "tokens per second": f"{last['tokens_per_second']:,.0f}",
     }
     return environment.get_template("report.html.j2").render(
@@ -94,6 +94,12 @@ def _render(
         events=trained.run.read_events(),
         recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
     )
+
+
+def _trained_corpus(trained: TrainedRun, last: dict[str, Any]) -> str:
+    """What the last line's epochs are of."""
+    recipe = trained.recipe
+    return recipe.phases[last["phase"]].corpus if recipe.curriculum else "the corpus"
 
 
 def _rows_used(trained: TrainedRun) -> str:

@@ -89,13 +89,13 @@ class StepRunner:
         # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
         shares = len(micro_batches) * self.cluster.world_size
         self._sums.clear()
-        table = self.row_losses.new_table()
+        table = self.row_losses.new_table(step)
         for micro_step, (batch, target) in enumerate(zip(micro_batches, targets)):
             on_device = batch.to(device)
             total, losses, correct, terms = forward(
                 self.engine, on_device, guided, None if target is None else target.to(device)
             )
-            self.row_losses.enter(table, micro_step, losses, on_device.labels)
+            self.row_losses.enter(table, step, micro_step, losses, on_device.labels)
             self._sums.add(loss=losses.double().sum(), correct=correct)
             objective = total / totals.predicted
             if guided.layers:

@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.build import Corpus, build_guidance, build_pretraining_module
+from pipeline.build import Corpus, build_batches, build_guidance, build_pretraining_module
 from pipeline.checkpoints.loading import Source, load_checkpoint
 from pipeline.checkpoints.random_state import random_state
 from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
+from pipeline.data.batches import MicroBatch, load_steps
+from pipeline.data.phases import phase_at
 from pipeline.engine import pass_over_step, start_engine
 from pipeline.evaluation.attention_snapshot import (
     Snapshot,
@@ -30,6 +31,7 @@ from pipeline.processes.watch import Watch
 from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
+from pipeline.training.current_phase import CurrentPhase
 from pipeline.training.learning_rate import learning_rate_at
 from pipeline.training.progress import Progress
 from pipeline.training.recovery import Recovery
@@ -57,7 +59,12 @@ class Trainer:
         self.step = start.step
         corpus = Corpus.open(recipe.corpus)
         module = build_pretraining_module(recipe, corpus)
-        self.guidance = build_guidance(recipe, module.guide, corpus.manifest.sequence_length)
+        self.batches = build_batches(recipe, corpus.vocabulary, cluster.world_size, cluster.rank)
+        lengths = [
+            (phase.end_step, part.batcher.split.sequence_length)
+            for phase, part in zip(self.batches.phases, self.batches.parts)
+        ]
+        self.guidance = build_guidance(recipe, module.guide, lengths[-1][1], lengths[:-1])
         logger.info(
             "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
             run.path,
@@ -72,18 +79,11 @@ class Trainer:
         )
         seed_process(recipe.seed, cluster.rank, 0)
         self.engine = start_engine(module, recipe, deepspeed_config)
-        geometry = BatchGeometry(
-            global_batch_size=recipe.train.global_batch_size,
-            micro_batch_size=recipe.micro_batch_size(cluster.world_size),
-            world_size=cluster.world_size,
-            rank=cluster.rank,
-        )
-        self.train_batcher = corpus.batcher(recipe, "train")
+        self.phase = CurrentPhase(self.batches, self.engine, self._event)
         self.valid_batcher = corpus.batcher(recipe, "valid")
         self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
-        self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
         self.window = WindowSums(module.guide.allocation, cluster.device)
-        self.row_losses = RowLosses(self.step_batches, cluster.device)
+        self.row_losses = RowLosses(self.batches, cluster.device)
         self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window, self.row_losses)
         self.recovery = Recovery(recipe, run, cluster)
         self.tokens = 0
@@ -108,6 +108,7 @@ class Trainer:
         while self.step < num_steps:
             if self.step in snapshot_steps(num_steps):
                 self._keep_snapshot()
+            self.phase.enter(self.step)
             began = time.monotonic()
             if self.recovery.passes_over(self.step):
                 num_stops, num_written = self._pass_over()
@@ -154,12 +155,13 @@ class Trainer:
         if self.cluster.is_main:
             tensorboard = self.run.tensorboard if self.recipe.logging.tensorboard else None
             self.metrics = MetricsLog(self.run.metrics_file, tensorboard, self.step)
-            self.progress = Progress(self.recipe.train.num_steps, self.step)
+            has_phases = len(self.batches.phases) > 1
+            self.progress = Progress(self.recipe.train.num_steps, self.step, has_phases=has_phases)
 
     def _load_batches(self) -> Iterator[list[MicroBatch]]:
         steps = self.recovery.steps_to_train(self.step, self.recipe.train.num_steps)
         on_cuda = self.cluster.device.type == "cuda"
-        return load_steps(self.step_batches, steps, self.recipe.data.num_workers, on_cuda)
+        return load_steps(self.batches, steps, self.recipe.data.num_workers, on_cuda)
 
     def close(self) -> None:
         """End what goes on in the background, and close the logs."""
@@ -229,7 +231,8 @@ class Trainer:
         norm = self.engine.get_global_grad_norm()
         line |= {
             "step": self.step,
-            "epoch": self.step * self.recipe.train.global_batch_size / self.train_batcher.split.num_rows,
+            "phase": phase_at(self.batches.phases, self.step - 1),
+            "epoch": self.batches.part_of(self.step - 1).epochs_before(self.step),
             "tokens": self.tokens,
             "guidance_weight": guided.weight,
             "guidance_bias": guided.bias,

@@ -98,7 +98,8 @@ def rolled_back(recipe, tmp_path_factory) -> Path:
 def test_bad_steps_in_a_row_are_gone_back_for_and_passed_over(recipe, rolled_back):
     (rollback,) = events(rolled_back, "rollback")
     assert (rollback["from_step"], rollback["to_step"], rollback["skipping"]) == (8, 4, [6, 7, 8])
-    assert rollback["rows"] == sorted({row for step in (6, 7, 8) for row in rows_at(recipe, step)})
+    (rows,) = rollback["rows"].values()
+    assert rows == sorted({row for step in (6, 7, 8) for row in rows_at(recipe, step)})
     assert [event["step"] for event in events(rolled_back, "skipped step")] == [6, 7, 8]
     lines = read_metrics(rolled_back)
     assert [line["step"] for line in lines] == list(range(1, 11))

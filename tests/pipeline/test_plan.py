@@ -197,3 +197,51 @@ def test_plan_tells_people_when_there_is_no_guidance(
 
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("guidance")]
     assert line.split() == ["guidance", "none"]
+
+
+@pytest.fixture
+def phased(make_recipe: MakeRecipe, short_corpus: Path) -> Recipe:
+    """Twelve steps: three of 4 short rows, three of 12, then six of 8 long ones."""
+    short = {"corpus": str(short_corpus)}
+    curriculum = [
+        {"until": 3, "global_batch_size": 4, **short},
+        {"until": 6, "global_batch_size": 12, "micro_batch_size": 12, **short},
+    ]
+    return make_recipe({"curriculum": curriculum})
+
+
+def test_phases_in_numbers(phased: Recipe, short_corpus: Path, tiny_corpus: Path) -> None:
+    found = plan(phased, world_size=2)
+
+    shapes = [(p["global_batch_size"], p["micro_batch_size"], p["sequence_length"]) for p in found["phases"]]
+    assert shapes == [(4, 2, 16), (12, 6, 16), (8, 4, 32)]
+    assert [(p["first_step"], p["end_step"]) for p in found["phases"]] == [(0, 3), (3, 6), (6, 12)]
+    rows = {
+        path: sum(s.rows for s in read_manifest(path).shards_of("train"))
+        for path in (short_corpus, tiny_corpus)
+    }
+    assert found["epochs_by_corpus"] == pytest.approx(
+        {str(short_corpus): 48 / rows[short_corpus], str(tiny_corpus): 48 / rows[tiny_corpus]}
+    )
+    assert found["epochs"] == found["epochs_by_corpus"][str(tiny_corpus)]
+    assert found["tokens"] == sum(phase["tokens"] for phase in found["phases"])
+    tokens = read_manifest(short_corpus).splits["train"].tokens
+    assert found["phases"][1]["tokens"] == pytest.approx(36 * tokens / rows[short_corpus], abs=1)
+
+
+def test_memory_is_that_of_the_phase_with_the_most(make_recipe: MakeRecipe, phased: Recipe) -> None:
+    """12 rows of 16 tokens are more than 4 of 32; the model has the positions of 32."""
+    short = {"train.micro_batch_size": 12, "corpus": phased.curriculum[0].corpus, "model.max_positions": 32}
+
+    assert memory(phased) == memory(make_recipe(short))
+
+
+def test_phases_are_printed_for_people(
+    phased: Recipe, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_plan(str(write_recipe(phased.model_dump(exclude_unset=True))), [], 2, on_cuda=False, as_json=False)
+
+    text = capsys.readouterr().out
+    assert "12 in 3 phases" in text
+    assert "steps 3 to 6 with 12 rows of 16 tokens, 6 per process and pass" in text
+    assert f"passes over {phased.corpus}" in text
