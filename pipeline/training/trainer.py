@@ -29,6 +29,7 @@ from pipeline.processes.watch import Watch
 from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
+from pipeline.training.profiling import StepProfiler
 from pipeline.training.recovery import Recovery
 from pipeline.training.row_losses import RowLosses
 from pipeline.training.state import restore_state, seed_process
@@ -49,8 +50,9 @@ class Trainer:
         watch: Watch,
         deepspeed_config: dict,
         start: Start,
+        profile_steps: int | None,
     ) -> None:
-        """Build the run's objects and, if there is one, load its checkpoint."""
+        """Build the run's objects and, if there is one, load its checkpoint; `profile_steps` are profiled."""
         self.recipe, self.run, self.cluster, self.watch = recipe, run, cluster, watch
         self.step = start.step
         corpus = Corpus.open(recipe.corpus)
@@ -93,6 +95,7 @@ class Trainer:
         if start.source is not None:
             self._restore(start.source)
         self.log.open(self.step)
+        self.profiler = None if profile_steps is None else StepProfiler(profile_steps, run, cluster)
 
     def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
         """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
@@ -126,10 +129,13 @@ class Trainer:
             if save_due and settled:
                 self._save(wait=last or stopping)
                 save_due = False
+            self.longest_step_seconds = max(self.longest_step_seconds, time.monotonic() - began)
+            if self.profiler is not None:
+                self.watch.at(f"step {self.step}: profiled")
+                self.profiler.step_done(self.step)
             if stopping and not last:
                 self._tell_stop(stop)
                 return False
-            self.longest_step_seconds = max(self.longest_step_seconds, time.monotonic() - began)
         self._event("done", step=self.step)
         logger.info("done; now: python -m pipeline evaluate | export | report %s", self.run.path)
         return True
@@ -153,6 +159,8 @@ class Trainer:
     def close(self) -> None:
         """End what goes on in the background, and close the logs."""
         self.checkpoints.saver.abandon()
+        if self.profiler is not None:
+            self.profiler.finish()
         self.log.close()
 
     def _train_step(self, batches: Iterator[list[MicroBatch]], stop: StopRequest) -> list[int]:
