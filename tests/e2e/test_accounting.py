@@ -1,5 +1,7 @@
 """What real runs say of their speed, and that profiling them changes no number."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,14 @@ def test_a_profile_changes_no_number(runs):
     compared, differences = compare_logs(RunDir(runs / "profiled"), RunDir(runs / "2"))
     assert compared == 6
     assert differences == []
+
+
+def test_communication_is_deepspeeds_too(runs):
+    """Beside our one exchange in each of the three steps, which are two micro-steps at ZeRO stage 2."""
+    with gzip.open(RunDir(runs / "profiled").profile / "steps-4-6-rank0.json.gz") as file:
+        names = [event.get("name") for event in json.load(file)["traceEvents"]]
+    assert names.count("step") == 3
+    assert names.count("communication") >= 3 * (1 + 2)
 
 
 def test_a_profile_has_a_trace_of_every_process(runs):
