@@ -20,9 +20,24 @@ but `step`, `phase`, `epoch` and `skipped_steps`:
     learning_rate      in the last step
     gradient_norm      in the last step, before clipping
     tokens_per_second  real tokens, over all processes
-    step_seconds       mean
+    positions_per_second  the same with padding
+    predicted_per_second  predicted tokens, over all processes
+    model_flops_per_second  floating-point operations that the model needed for these steps, see flops.py,
+                       over all processes
+    mfu                the same per device, as a share of what the device could do at best, see
+                       device_peaks.py; null where that is not known, as on any CPU
+    step_seconds       mean, the writing of this log included
+    step_seconds_p50, step_seconds_p95
+                       percentiles over the steps that were tried, on the main process; see
+                       training/timings.py
     guidance_share     share of the time spent in the guidance terms, on the main process
     loader_share       share of the time spent waiting for batches, on the main process
+    communication_share  share of the time in exchanges between processes, on the main process, the wait for
+                       slower ones included; null on CUDA, where they run beside all else: see train --profile
+    peak_memory_bytes  the most that any process has had since it started: of the CUDA allocator or, on CPU,
+                       resident
+Rates and shares are over the time in steps, tried or taken, and in the writing of this log; evaluation and
+checkpoints are not in it.
 Fields with kind "valid": step, loss, perplexity, accuracy, guidance_error, guidance_mass, seconds.
 Every line also has "time" (UTC). A number that is not finite is written as null.
 """
@@ -43,7 +58,19 @@ from pipeline.guidance.schedule import GuidedStep
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import read_json_lines
 
-_COUNTERS = ("loss", "predicted", "correct", "tokens", "guidance_loss", "steps", "skipped_steps")
+# Fields that differ between two runs of the same numbers.
+MEASURED_FIELDS = frozenset(
+    {
+        *("time", "seconds", "peak_memory_bytes", "mfu"),
+        *("tokens_per_second", "positions_per_second", "predicted_per_second", "model_flops_per_second"),
+        *("step_seconds", "step_seconds_p50", "step_seconds_p95"),
+        *("guidance_share", "loader_share", "communication_share"),
+    }
+)
+_COUNTERS = (
+    *("loss", "predicted", "correct", "tokens", "positions", "flops"),
+    *("guidance_loss", "steps", "skipped_steps"),
+)
 
 
 class WindowSums:
@@ -128,6 +155,9 @@ class WindowSums:
             "tokens": round(totals["tokens"]),
             "steps": round(totals["steps"]),
             "skipped_steps": round(totals["skipped_steps"]),
+            "predicted": round(totals["predicted"]),
+            "positions": round(totals["positions"]),
+            "flops": totals["flops"],
             "rows_digest": digest,
             "guidance_loss": totals["guidance_loss"] / (totals["steps"] or math.nan),
             "guidance_error": errors,

@@ -6,10 +6,11 @@ checkpoints/       see ../checkpoints/manifest.py
 metrics.jsonl      see metrics.py
 events.jsonl       a line per event: start, resume, converted, recipe changed, phase, patterns formed,
                    checkpoint, save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
-                   lost process, stop, requeue, not requeued, done
+                   lost process, stop, requeue, not requeued, profile, done
 skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
 snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py
+profile/           see training/profiling.py; only of a run started with --profile
 .lock              see lock.py
 tensorboard/  report/  export/  evaluation.json
 """
@@ -53,6 +54,7 @@ class RunDir:
         self.skipped_steps_file = self.path / "skipped_steps.json"
         self.tensorboard = self.path / "tensorboard"
         self.attention = self.path / "attention"
+        self.profile = self.path / "profile"
         self.report = self.path / "report"
         self.export = self.path / "export"
         self.evaluation_file = self.path / "evaluation.json"

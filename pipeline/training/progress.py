@@ -35,6 +35,8 @@ class Progress:
             errors = [error for error in line["guidance_error"].values() if error is not None]
             text += f"  guidance error {sum(errors) / max(1, len(errors)):.3f}"
         text += f"  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s"
+        if line["mfu"] is not None:
+            text += f"  MFU {100 * line['mfu']:.1f} %"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS or line["step"] == self._num_steps:

@@ -11,12 +11,12 @@ from pipeline.build import Corpus
 from pipeline.checkpoints.manifest import find_damage, list_checkpoints, step_of
 from pipeline.config.load import parse_recipe, read_settings
 from pipeline.data.order import rows_of_step
+from pipeline.metrics import MEASURED_FIELDS
 from pipeline.runs.run_dir import RunDir
 from tests.e2e.poison import Poison
 from tests.e2e.running import Finished, overrides, read_metrics, run_command, train
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
-CLOCK = {"time", "tokens_per_second", "step_seconds", "guidance_share", "loader_share"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def events(run_dir: Path, kind: str) -> list[dict]:
 
 
 def without_clock(run_dir: Path) -> list[dict]:
-    return [{key: line[key] for key in line.keys() - CLOCK} for line in read_metrics(run_dir)]
+    return [{key: line[key] for key in line.keys() - MEASURED_FIELDS} for line in read_metrics(run_dir)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
