@@ -30,6 +30,7 @@ from pipeline.processes.watch import Watch
 from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
+from pipeline.training.garbage import GarbageCollection
 from pipeline.training.learning_rate import learning_rate_at
 from pipeline.training.progress import Progress
 from pipeline.training.recovery import Recovery
@@ -100,6 +101,10 @@ class Trainer:
 
     def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
         """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
+        with GarbageCollection() as garbage:
+            return self._run_steps(stop, stop_at, garbage)
+
+    def _run_steps(self, stop: StopRequest, stop_at: int | None, garbage: GarbageCollection) -> bool:
         recipe = self.recipe
         num_steps = recipe.train.num_steps
         batches = self._load_batches()
@@ -127,9 +132,12 @@ class Trainer:
                 self._log()
             if self.step % recipe.evaluation.every_steps == 0 or last:
                 self._evaluate()
+                garbage.collect_all()
             if save_due and settled:
                 self._save(wait=last or stopping)
                 save_due = False
+                garbage.collect_all()
+            garbage.collect_young(self.step)
             if stopping and not last:
                 self._tell_stop(stop)
                 return False
