@@ -50,6 +50,7 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.prep
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.checkpoint
+	$(PY) -m benchmarks.optimizer
 	$(PY) -m benchmarks.torture --kills 100
 
 clean:

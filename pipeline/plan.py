@@ -81,7 +81,7 @@ def make_plan(recipe: Recipe, world: World) -> dict[str, Any]:
         "epochs": trained_rows / rows,
         "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
         "memory_bytes_per_process": asdict(memory) | {"on_device": memory.on_device()},
-        "deepspeed_config": resolve(recipe, template, world.world_size, world.on_cuda),
+        "deepspeed_config": resolve(recipe, template, world.world_size),
     }
 
 
