@@ -51,6 +51,7 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.overhead
 	$(PY) -m benchmarks.checkpoint
+	$(PY) -m benchmarks.optimizer
 	$(PY) -m benchmarks.torture --kills 100
 
 clean:

@@ -125,7 +125,7 @@ class Contestant:
         if way == "published":
             module = PublishedGuidance(module, _HEADS[setup.preset])  # type: ignore[arg-type]
         template, _ = read_template(recipe.train.deepspeed)
-        self.engine = start_engine(module, recipe, resolve(recipe, template, 1, on_cuda))  # type: ignore[arg-type]
+        self.engine = start_engine(module, recipe, resolve(recipe, template, 1))  # type: ignore[arg-type]
         self.engine.train()
         self.batch = random_batch(rows, length, vocab_size, torch.device("cpu"))
         self.steps = 0

@@ -1,6 +1,5 @@
 """What DeepSpeed trains: objective and guidance in one module, and the engine around it."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.attention import install_tap
-from pipeline.checked_adamw import CheckedAdamW
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch
@@ -16,6 +14,9 @@ from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets
 from pipeline.objectives import OBJECTIVES
+from pipeline.optimizers.lamb import Lamb
+from pipeline.optimizers.make import optimizer_maker
+from pipeline.optimizers.pieces import find_layouts
 
 
 class PretrainingModule(nn.Module):
@@ -92,13 +93,15 @@ def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, An
         # Reentrant checkpointing under ZeRO-3 trains wrongly when a module runs twice, without a word.
         module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     groups = parameter_groups(module, recipe.optimizer.weight_decay)
-    optimizer = None
+    parameters = [group["params"] for group in groups]  # ZeRO puts its flat tensors in their place
+    optimizer = optimizer_maker(config)
     if zero_stage(config) == 0:
-        optimizer = partial(_make_checked_adamw, config=config)
         config = {**config, "gradient_clipping": 0.0}  # the optimizer does it
     engine, *_ = deepspeed.initialize(
         model=module, model_parameters=groups, optimizer=optimizer, config=config
     )
+    if isinstance(engine.basic_optimizer, Lamb) and zero_stage(config) > 0:
+        engine.basic_optimizer.set_layouts(find_layouts(engine.optimizer, parameters))
     if (scaler := getattr(engine.optimizer, "loss_scaler", None)) is not None:
         # At the smallest scale a step is bad like any other, rather than the end with a traceback. A
         # checkpoint holds the scaler, and with it this.
@@ -132,8 +135,3 @@ def pass_over_step(engine: Any) -> None:
     engine.micro_steps += engine.gradient_accumulation_steps()
     engine.skipped_steps += 1
     engine._global_grad_norm = None  # there was no gradient
-
-
-def _make_checked_adamw(groups: list[dict[str, Any]], config: dict[str, Any]) -> CheckedAdamW:
-    settings = {key: value for key, value in config["optimizer"]["params"].items() if key != "torch_adam"}
-    return CheckedAdamW(groups, max_norm=config["gradient_clipping"], **settings)

@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
         "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
         "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
         "communication": _communication(sizes, template),
-        "deepspeed_config": resolve(recipe, template, world.world_size, world.on_cuda),
+        "deepspeed_config": resolve(recipe, template, world.world_size),
     }
 
 

@@ -186,8 +186,11 @@ class GuidanceSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW."""
+    """How gradients become steps; see docs/optimizers.md."""
 
+    kind: Literal["adamw", "lamb"] = Field(
+        "adamw", description="lamb: AdamW with a trust ratio per matrix, for batches of thousands of rows"
+    )
     learning_rate: PositiveFloat = 5e-4
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [
         0.9,

@@ -4,6 +4,7 @@ Row i of a step's global batch belongs to micro-step i // (W * m) and rank (i //
 and micro-batches of m rows: the same rows make the same global batch whatever W and m are.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -196,10 +197,16 @@ def load_steps(
             # Forked workers share the mapped shards; any other way would copy them to each.
             multiprocessing_context="fork" if num_workers else None,
             pin_memory=pin_memory,
+            # A worker keeps no one waiting, and would otherwise inherit a collector that is off.
+            worker_init_fn=_collect_garbage if num_workers else None,
             # Its own, or starting the loader would draw from the generator that dropout uses.
             generator=torch.Generator(),
         )
     )
+
+
+def _collect_garbage(worker: int) -> None:
+    gc.enable()
 
 
 def rows_evaluated(num_rows: int, max_rows: int | None) -> int:

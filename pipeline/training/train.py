@@ -71,7 +71,7 @@ def _train(
     cluster: Cluster,
 ) -> bool:
     template, _ = read_template(recipe.train.deepspeed)
-    deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
+    deepspeed_config = resolve(recipe, template, cluster.world_size)
 
     def decide() -> Start:
         run.lock.acquire()

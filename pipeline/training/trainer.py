@@ -30,6 +30,7 @@ from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
 from pipeline.training.current_phase import CurrentPhase
+from pipeline.training.garbage import GarbageCollection
 from pipeline.training.profiling import StepProfiler
 from pipeline.training.recovery import Recovery
 from pipeline.training.row_losses import RowLosses
@@ -97,6 +98,10 @@ class Trainer:
 
     def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
         """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
+        with GarbageCollection() as garbage:
+            return self._run_steps(stop, stop_at, garbage)
+
+    def _run_steps(self, stop: StopRequest, stop_at: int | None, garbage: GarbageCollection) -> bool:
         recipe = self.recipe
         num_steps = recipe.train.num_steps
         batches = self._load_batches()
@@ -125,9 +130,12 @@ class Trainer:
                 self._log()
             if self.step % recipe.evaluation.every_steps == 0 or last:
                 self._evaluate()
+                garbage.collect_all()
             if save_due and settled:
                 self._save(wait=last or stopping)
                 save_due = False
+                garbage.collect_all()
+            garbage.collect_young(self.step)
             self.longest_step_seconds = max(self.longest_step_seconds, time.monotonic() - began)
             if self.profiler is not None:
                 self.watch.at(f"step {self.step}: profiled")

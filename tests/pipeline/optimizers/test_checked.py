@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from pipeline.checked_adamw import CheckedAdamW
+from pipeline.optimizers.checked import CheckedAdamW, CheckedLamb
+from pipeline.optimizers.lamb import Lamb
 
-SETTINGS = {"lr": 0.1, "weight_decay": 0.01}
+SETTINGS = {"lr": 0.1, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01}
+KINDS = {"adamw": (CheckedAdamW, torch.optim.AdamW), "lamb": (CheckedLamb, Lamb)}
 
 
 def weights() -> list[torch.Tensor]:
@@ -17,11 +19,13 @@ def give(parameters: list[torch.Tensor], scale: float = 1.0) -> None:
         parameter.grad = scale * torch.randn(3, 4, generator=generator)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_norm", [0.0, 1.0, 100.0])
-def test_finite_gradients_are_clipped_and_taken(max_norm: float) -> None:
+def test_finite_gradients_are_clipped_and_taken(max_norm: float, kind: str) -> None:
     ours, theirs = weights(), weights()
-    checked = CheckedAdamW([{"params": ours}], max_norm=max_norm, **SETTINGS)
-    plain = torch.optim.AdamW(theirs, **SETTINGS)
+    checked_class, plain_class = KINDS[kind]
+    checked = checked_class([{"params": ours}], max_norm=max_norm, **SETTINGS)
+    plain = plain_class([{"params": theirs}], **SETTINGS)
     for scale in (1.0, 3.0):
         give(ours, scale)
         give(theirs, scale)
@@ -33,11 +37,12 @@ def test_finite_gradients_are_clipped_and_taken(max_norm: float) -> None:
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38], ids=["nan", "inf", "norm overflows"])
-def test_other_gradients_leave_everything_as_it_is(max_norm: float, bad: float) -> None:
+def test_other_gradients_leave_everything_as_it_is(max_norm: float, bad: float, kind: str) -> None:
     parameters = weights()
-    optimizer = CheckedAdamW([{"params": parameters}], max_norm=max_norm, **SETTINGS)
+    optimizer = KINDS[kind][0]([{"params": parameters}], max_norm=max_norm, **SETTINGS)
     give(parameters)
     optimizer.step()
     before = [parameter.detach().clone() for parameter in parameters]

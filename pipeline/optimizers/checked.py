@@ -1,4 +1,4 @@
-"""The optimizer of ZeRO stage 0 in fp32, where DeepSpeed would take torch's as it is."""
+"""The optimizers of ZeRO stage 0 in fp32, which DeepSpeed would take as they are."""
 
 import math
 from typing import Any
@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from pipeline.optimizers.lamb import Lamb
 
-class CheckedAdamW(torch.optim.AdamW):
-    """AdamW that leaves out an update whose gradient is not finite, as DeepSpeed's own optimizers do.
 
-    At ZeRO stage 0 in fp32 DeepSpeed takes torch's AdamW as it is, which would write a NaN into all weights.
-    Gradients are the same on all processes there, so all find the same.
+class Checked(torch.optim.Optimizer):
+    """Leaves out an update whose gradient is not finite, as DeepSpeed's own optimizers do.
+
+    To be written before the optimizer it checks. At ZeRO stage 0 in fp32 DeepSpeed takes an optimizer as it
+    is, which would write a NaN into all weights. Gradients are the same on all processes there, so all find
+    the same.
 
     Attributes:
         overflow: whether the last update was left out; DeepSpeed's engine asks for it.
@@ -31,3 +34,11 @@ class CheckedAdamW(torch.optim.AdamW):
         self.overflow = not bool(torch.isfinite(self._global_grad_norm))
         if not self.overflow:
             super().step()
+
+
+class CheckedAdamW(Checked, torch.optim.AdamW):
+    """torch's AdamW, checked."""
+
+
+class CheckedLamb(Checked, Lamb):
+    """LAMB, checked."""
