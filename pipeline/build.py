@@ -43,7 +43,12 @@ class Corpus:
             mask_id=self.vocabulary.mask_id,
             ordinary_ids=self.vocabulary.ordinary_ids(),
         )
-        return RowBatcher(CorpusSplit(self.path, split, self.manifest), rule, recipe.seed)
+        return RowBatcher(
+            CorpusSplit(self.path, split, self.manifest),
+            rule,
+            recipe.seed,
+            attend_across_documents=recipe.data.attend_across_documents,
+        )
 
 
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
