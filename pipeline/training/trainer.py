@@ -9,6 +9,7 @@ from pipeline.build import Corpus, build_guidance, build_pretraining_module
 from pipeline.checkpoints.loading import Source, load_checkpoint
 from pipeline.checkpoints.random_state import random_state
 from pipeline.checkpoints.saving import CheckpointSaver
+from pipeline.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
@@ -70,6 +71,10 @@ class Trainer:
             recipe.train.precision,
             recipe.train.deepspeed,
         )
+        stage = zero_stage(deepspeed_config)
+        if wants_compilation(recipe, stage, on_cuda=cluster.device.type == "cuda"):
+            watch.at("trying to compile")
+            compile_blocks_if_possible(module.model, cluster)
         seed_process(recipe.seed, cluster.rank, 0)
         self.engine = start_engine(module, recipe, deepspeed_config)
         geometry = BatchGeometry(
@@ -88,7 +93,7 @@ class Trainer:
         self.recovery = Recovery(recipe, run, cluster)
         self.tokens = 0
         self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
-        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, zero_stage(deepspeed_config))
+        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, stage)
         self.checkpoints = Checkpointing(recipe.checkpoint, run, cluster, saver)
         self.deadline = Deadline.from_environment()
         self.longest_step_seconds = 0.0
