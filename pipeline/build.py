@@ -45,7 +45,12 @@ class Corpus:
             mask_id=self.vocabulary.mask_id,
             ordinary_ids=self.vocabulary.ordinary_ids(),
         )
-        return RowBatcher(CorpusSplit(self.path, split, self.manifest), rule, recipe.seed)
+        return RowBatcher(
+            CorpusSplit(self.path, split, self.manifest),
+            rule,
+            recipe.seed,
+            attend_across_documents=recipe.data.attend_across_documents,
+        )
 
 
 def open_phases(recipe: Recipe) -> tuple[list[Phase], dict[str, Manifest]]:

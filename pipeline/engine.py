@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.attention import install_tap
+from pipeline.attention import install_taps
+from pipeline.attention_scope import attention_within_documents
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch
+from pipeline.data.documents import Documents
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets
@@ -27,7 +29,7 @@ class PretrainingModule(nn.Module):
         super().__init__()
         self.objective = OBJECTIVES[objective](model)
         self.guide = guide
-        install_tap(model, guide)
+        install_taps(model, guide.taps)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -43,15 +45,26 @@ class PretrainingModule(nn.Module):
         labels: torch.Tensor,
         guided: GuidedStep,
         targets: Targets | None,
+        documents: Documents | None = None,
+        borders: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Score a micro-batch (see MicroBatch); see AttentionGuide.watch for `guided` and `targets`.
+
+        With `documents` and `borders` attention stays inside documents, whatever `attention_mask` says.
 
         Returns:
             The objective, summed and by row, and the number of right guesses (see the objective); and the
             guidance terms: errors, mass and rows, each (looked-at layers, heads).
         """
         self.guide.watch(guided, targets, self.training)
-        total, losses, correct = self.objective(input_ids, attention_mask, positions, labels)
+        inputs: dict[str, Any] = {"attention_mask": attention_mask}
+        if documents is not None and borders is not None:
+            inputs = attention_within_documents(
+                self.model, documents, borders, has_bias=guided.bias != 0.0, training=self.training
+            )
+        total, losses, correct = self.objective(
+            input_ids=input_ids, positions=positions, labels=labels, **inputs
+        )
         terms = self.guide.collect(input_ids.device)
         return total, losses, correct, terms.errors, terms.mass, terms.rows
 
@@ -72,6 +85,8 @@ def forward(
         labels=batch.labels,
         guided=guided,
         targets=targets,
+        documents=None if batch.borders is None else batch.documents,
+        borders=batch.borders,
     )
     return total, losses, correct, GuidanceTerms(*terms)
 

@@ -53,6 +53,7 @@ class Sizes:
         num_buckets: of them at a time.
         prefetched: values of weights that stage 3 gathers ahead.
         offloads: optimizer states in host memory.
+        update_values: float32 values per weight that the optimizer makes for a moment.
         guided_layers, guided_heads: guided layers, and guided heads of all layers.
         most_guided_heads: the same of all patterns, of one layer.
         adds_bias: guidance adds to the scores instead of having a loss.
@@ -84,6 +85,7 @@ class Sizes:
     num_buckets: int
     prefetched: int
     offloads: bool
+    update_values: int
     guided_layers: int
     guided_heads: int
     most_guided_heads: int
@@ -344,7 +346,7 @@ def _at_backward(sizes: Sizes) -> dict[str, int]:
 
 
 def _at_update(sizes: Sizes) -> dict[str, int]:
-    """Gradients of the group that is updated, flat and in float32; on CPU, two values each of AdamW's own."""
+    """Gradients of the group that is updated, flat and in float32, and what the optimizer makes of them."""
     width = sizes.value_bytes
     in_float = 4 if sizes.is_mixed else 0
     if sizes.stage == 0:
@@ -354,7 +356,7 @@ def _at_update(sizes: Sizes) -> dict[str, int]:
         largest = sizes.largest_share
         kept = 0 if sizes.stage == 3 else width * _touched(sizes)
         gradients = kept + (width + in_float) * largest
-    return {"gradients": gradients, "update": 0 if sizes.on_cuda else 2 * 4 * largest}
+    return {"gradients": gradients, "update": 4 * sizes.update_values * largest}
 
 
 def _accumulated_bytes(sizes: Sizes) -> int:

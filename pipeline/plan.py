@@ -141,6 +141,7 @@ def measure_sizes(
         num_buckets=2 if overlaps else 1,
         prefetched=prefetched_values(template),
         offloads=offloads_optimizer(template),
+        update_values=2 if recipe.optimizer.kind == "lamb" else 0,  # a fused AdamW makes none
         guided_layers=len(heads) if is_guided else 0,
         guided_heads=sum(heads) if is_guided else 0,
         most_guided_heads=max(heads, default=0),

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
+from pipeline.compilation import LAST_ZERO_STAGE
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
@@ -140,6 +141,12 @@ def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
         yield Problem(("train.precision",), "fp16 needs a CUDA device, none was found; write bf16 or fp32")
     template, problems = read_template(recipe.train.deepspeed)
     yield from problems
+    if not problems and recipe.train.compile is True and zero_stage(template) > LAST_ZERO_STAGE:
+        yield Problem(
+            ("train.compile", "train.deepspeed"),
+            f"blocks cannot be compiled at ZeRO stage {zero_stage(template)}, which gathers weights inside "
+            "them; write compile: auto or false, or deepspeed: zero2",
+        )
     if not problems and zero_stage(template) == 0 and recipe.train.precision != "fp32":
         # DeepSpeed 0.19 does not scale fp16 losses at stage 0, and takes one real step while it sets bf16 up.
         yield Problem(

@@ -221,6 +221,11 @@ class TrainSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     deepspeed: str = Field("zero1", description="a file of ds_configs/ by name, or a path to a JSON file")
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="torch.compile the encoder's blocks, up to ZeRO stage 2; auto: on CUDA. Where it does "
+        "not work a warning says why, and the run goes on without",
+    )
 
 
 class PhaseSection(Section):
@@ -238,6 +243,11 @@ class DataSection(Section):
     """How batches reach the model."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(1, description="processes that prepare batches ahead")
+    attend_across_documents: bool = Field(
+        True,
+        description="false: in a row of several documents each attends to itself only, and positions begin "
+        "anew with each, as if every document had a row of its own",
+    )
 
 
 class EvaluationSection(Section):

@@ -35,6 +35,8 @@ class MicroBatch:
         labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
         digest: what digest_rows says of the rows as they were read and masked.
+        borders: see Documents.borders, where attention is to stay inside documents; None where it crosses
+            their borders.
     """
 
     input_ids: torch.Tensor
@@ -44,6 +46,7 @@ class MicroBatch:
     labels: torch.Tensor
     full: bool
     digest: int = 0
+    borders: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same rows on `device`, copied asynchronously where the memory is pinned."""
@@ -55,12 +58,15 @@ class MicroBatch:
             labels=self.labels.to(device, non_blocking=True),
             full=self.full,
             digest=self.digest,
+            borders=None if self.borders is None else self.borders.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> "MicroBatch":
         """Called by DataLoader when it pins batches."""
         for name in ("input_ids", "lengths", "documents", "positions", "labels"):
             setattr(self, name, getattr(self, name).pin_memory())
+        if self.borders is not None:
+            self.borders = self.borders.pin_memory()
         return self
 
     def attention_mask(self) -> torch.Tensor | None:
@@ -87,26 +93,29 @@ class MicroBatch:
 class RowBatcher:
     """Reads and masks any rows of a split."""
 
-    def __init__(self, split: CorpusSplit, rule: MaskingRule, seed: int) -> None:
-        """`seed` is the masks' seed."""
+    def __init__(
+        self, split: CorpusSplit, rule: MaskingRule, seed: int, *, attend_across_documents: bool = True
+    ) -> None:
+        """`seed` is the masks' seed; see MicroBatch.borders for `attend_across_documents`."""
         self.split = split
         self.rule = rule
         self.seed = seed
+        self.attend_across_documents = attend_across_documents
 
     def batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64] | int) -> MicroBatch:
         """The rows as one micro-batch, masked as in the given epochs."""
         original = self.split.read(rows)
         masked = mask_rows(original.input_ids, rows, epochs, self.seed, self.rule)
+        documents = Documents(starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends))
         return MicroBatch(
             input_ids=torch.from_numpy(masked.input_ids),
             lengths=torch.from_numpy(original.lengths),
-            documents=Documents(
-                starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends)
-            ),
+            documents=documents,
             positions=torch.from_numpy(masked.positions),
             labels=torch.from_numpy(masked.labels),
             full=bool((original.lengths == self.split.sequence_length).all()),
             digest=digest_rows(rows, masked.input_ids, masked.positions, masked.labels),
+            borders=None if self.attend_across_documents else documents.borders(),
         )
 
 
@@ -231,4 +240,6 @@ def evaluation_batches(
         batch.lengths[filler] = 0
         batch.documents.starts[filler] = batch.documents.ends[filler] = 0
         batch.full = batch.full and not bool(filler.any())
+        if batch.borders is not None:
+            batch.borders = batch.documents.borders()
         yield batch

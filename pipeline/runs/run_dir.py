@@ -129,6 +129,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     )  # what follows the last newline is unfinished
 
 
+# Beyond rounding.
+_CHANGES_NOTHING = ("train.micro_batch_size", "train.deepspeed", "train.compile", "data.num_workers")
+
+
 def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys on which two recipes differ, with both values, where it changes what is computed."""
     return [
@@ -136,8 +140,8 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
         for difference in _differences(_settings_compared(old), _settings_compared(new))
         # The corpus is compared by content, wherever it lies.
         if difference[0].split(".")[0]
-        not in ("run_dir", "corpus", "data", "evaluation", "checkpoint", "recovery", "logging")
-        and difference[0] not in ("train.micro_batch_size", "train.deepspeed")
+        not in ("run_dir", "corpus", "evaluation", "checkpoint", "recovery", "logging")
+        and difference[0] not in _CHANGES_NOTHING
     ]
 
 

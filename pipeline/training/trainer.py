@@ -9,6 +9,7 @@ from pipeline.build import Corpus, build_batches, build_guidance, build_pretrain
 from pipeline.checkpoints.loading import Source, load_checkpoint
 from pipeline.checkpoints.random_state import random_state
 from pipeline.checkpoints.saving import CheckpointSaver
+from pipeline.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch, load_steps
@@ -77,6 +78,10 @@ class Trainer:
             recipe.train.precision,
             recipe.train.deepspeed,
         )
+        stage = zero_stage(deepspeed_config)
+        if wants_compilation(recipe, stage, on_cuda=cluster.device.type == "cuda"):
+            watch.at("trying to compile")
+            compile_blocks_if_possible(module.model, cluster)
         seed_process(recipe.seed, cluster.rank, 0)
         self.engine = start_engine(module, recipe, deepspeed_config)
         self.phase = CurrentPhase(self.batches, self.engine, self._event)
@@ -87,7 +92,7 @@ class Trainer:
         self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window, self.row_losses)
         self.recovery = Recovery(recipe, run, cluster)
         self.log = TrainingLog(recipe, run, cluster, self.window, self.batches)
-        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, zero_stage(deepspeed_config))
+        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, stage)
         self.checkpoints = Checkpointing(recipe.checkpoint, run, cluster, saver)
         self.deadline = Deadline.from_environment()
         self.longest_step_seconds = 0.0

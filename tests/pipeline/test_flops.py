@@ -40,10 +40,18 @@ def counted_by_torch(
     objective = MaskedLanguageModeling(tiny_model(family, **settings)).train()
     if is_checkpointed:
         objective.model.gradient_checkpointing_enable({"use_reentrant": False})
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        losses, _ = objective(batch.input_ids, batch.attention_mask(), batch.positions, batch.labels)
-        losses.sum().backward()
+    in_place = {torch.ops.aten.addmm_: _of_product}  # which torch does not count by itself
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping=in_place) as counter,
+    ):
+        total, _, _ = objective(batch.input_ids, batch.attention_mask(), batch.positions, batch.labels)
+        total.backward()
     return counter.get_total_flops()
+
+
+def _of_product(_sum: list[int], left: list[int], right: list[int], **_settings: object) -> int:
+    return 2 * left[0] * left[1] * right[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,6 +106,19 @@ def test_rows_without_tokens_have_no_pairs() -> None:
 def test_pairs_of_a_batch_are_those_of_its_rows() -> None:
     assert attended_pairs(batch_of([LENGTH, 3]), None) == LENGTH**2 + 9
     assert attended_pairs(batch_of([LENGTH, 3]), 1) == 3 * LENGTH - 2 + 7
+
+
+def test_pairs_inside_documents_are_those_of_documents() -> None:
+    batch = batch_of([5, 2])
+    starts, ends = torch.zeros(2, LENGTH, dtype=torch.int32), torch.zeros(2, LENGTH, dtype=torch.int32)
+    starts[0, :5] = torch.tensor([0, 0, 2, 2, 2])
+    ends[0, :5] = torch.tensor([2, 2, 5, 5, 5])
+    ends[1, :2] = 2
+    batch.documents = Documents(starts=starts, ends=ends)
+    batch.borders = batch.documents.borders()
+
+    assert attended_pairs(batch, None) == 2**2 + 3**2 + 2**2
+    assert attended_pairs(batch, 1) == 4 + 7 + 4
 
 
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=5), reach=st.none() | st.integers(0, 50))

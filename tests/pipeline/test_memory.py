@@ -52,6 +52,7 @@ SIZES = Sizes(
     num_buckets=2,
     prefetched=50_000_000,
     offloads=False,
+    update_values=0,
     guided_layers=0,
     guided_heads=0,
     most_guided_heads=0,
