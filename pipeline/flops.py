@@ -64,8 +64,8 @@ class ModelFlops:
 def attended_pairs(batch: MicroBatch, reach: int | None) -> int:
     """How many (query, key) pairs of a micro-batch are attended in a layer.
 
-    The one place that knows what a token may look at: all tokens of its row, or of its document where attention
-    stays inside documents, up to `reach` to either side.
+    The one place that knows what a token may look at: all tokens of its row, or of its document where
+    attention stays inside documents, up to `reach` to either side.
     """
     return pairs_within(batch.lengths if batch.borders is None else batch.documents.lengths(), reach)
 
