@@ -53,6 +53,9 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.checkpoint
 	$(PY) -m benchmarks.optimizer
 	$(PY) -m benchmarks.torture --kills 100
+	$(PY) -m benchmarks.memory
+	$(PY) -m benchmarks.communication
+	$(PY) -m benchmarks.scaling check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

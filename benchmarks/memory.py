@@ -35,7 +35,7 @@ from benchmarks.output import tell
 from benchmarks.witness import train_witnessed
 from pipeline.runs.run_dir import describe_machine
 
-_STEPS, _SAVE_AT = 4, 2
+_STEPS, _SAVE_AT = 3, 1
 _MEBIBYTE = 2**20
 _SMALL = {"num_layers": 8, "hidden_size": 256, "num_heads": 4}
 _GUIDANCE = {"heads": {"next": 1, "previous": 1}, "weight": 7.0}
@@ -77,8 +77,8 @@ CASES = {
             "train": {
                 "deepspeed": "zero1",
                 "precision": "fp32",
-                "global_batch_size": 32,
-                "micro_batch_size": 16,
+                "global_batch_size": 16,
+                "micro_batch_size": 8,
                 "activation_checkpointing": True,
             },
         },
@@ -91,8 +91,8 @@ CASES = {
             "train": {
                 "deepspeed": "zero3",
                 "precision": "fp32",
-                "global_batch_size": 128,
-                "micro_batch_size": 32,
+                "global_batch_size": 64,
+                "micro_batch_size": 16,
             },
         },
     ),

@@ -87,7 +87,7 @@ class Collective:
 
 
 @dataclass(frozen=True)
-class Testimony:
+class Account:
     """What a rank has seen.
 
     Attributes:
@@ -161,13 +161,13 @@ class Witness:
     def write(self, directory: Path) -> None:
         """Leave this rank's file."""
         on_cuda = torch.cuda.is_available()
-        testimony = {
+        account = {
             "peak_bytes": resident_bytes()["VmHWM"],
             "cuda_peak_bytes": torch.cuda.max_memory_allocated() if on_cuda else None,
             "collectives": [asdict(seen) | {"count": count} for seen, count in self.seen.items()],
         }
         path = directory / f"rank-{os.environ.get('RANK', '0')}.json"
-        path.write_text(json.dumps(testimony), encoding="utf-8")
+        path.write_text(json.dumps(account), encoding="utf-8")
 
 
 def resident_bytes() -> dict[str, int]:
@@ -177,26 +177,26 @@ def resident_bytes() -> dict[str, int]:
     return {name.rstrip(":"): 1024 * int(number) for name, number, _ in words}
 
 
-def read_testimony(path: Path) -> Testimony:
+def read_account(path: Path) -> Account:
     """What a rank has left."""
-    testimony = json.loads(path.read_text(encoding="utf-8"))
+    account = json.loads(path.read_text(encoding="utf-8"))
     seen = {
         Collective(**{key: value for key, value in entry.items() if key != "count"}): entry["count"]
-        for entry in testimony.pop("collectives")
+        for entry in account.pop("collectives")
     }
-    return Testimony(**testimony, collectives=seen)
+    return Account(**account, collectives=seen)
 
 
 def train_witnessed(
     recipe: Path | str, num_processes: int, overrides: list[str], *extra: str
-) -> list[Testimony]:
+) -> list[Account]:
     """Train and hear all ranks, in order; `overrides` are KEY=VALUE. A run that fails ends the benchmark."""
     with tempfile.TemporaryDirectory(prefix="witness-") as name:
         command = witness_command(Path(name), recipe, num_processes, overrides, *extra)
         finished = subprocess.run(command, check=False, capture_output=True, text=True)
         if finished.returncode not in (0, EXIT_STOPPED):
             raise SystemExit(f"{finished.stderr}error: {' '.join(command)} ended with {finished.returncode}")
-        return read_testimonies(Path(name), num_processes)
+        return read_accounts(Path(name), num_processes)
 
 
 def witness_command(
@@ -207,9 +207,9 @@ def witness_command(
     return [*command, "train", str(recipe), *extra, *(part for o in overrides for part in ("--set", o))]
 
 
-def read_testimonies(directory: Path, num_processes: int) -> list[Testimony]:
+def read_accounts(directory: Path, num_processes: int) -> list[Account]:
     """What all ranks have left, in order."""
-    return [read_testimony(directory / f"rank-{rank}.json") for rank in range(num_processes)]
+    return [read_account(directory / f"rank-{rank}.json") for rank in range(num_processes)]
 
 
 def _who_asks() -> str:

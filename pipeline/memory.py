@@ -18,116 +18,21 @@ the model.
 
 from dataclasses import dataclass
 
-from pipeline.objectives.linear_cross_entropy import chunk_rows
+from pipeline.activation_memory import (
+    activation_bytes,
+    guidance_bytes,
+    head_kept_bytes,
+    head_passing_bytes,
+    kept_bytes_of_layer,
+)
+from pipeline.sizes import Sizes
 
 _ENGINE_BUCKET = 500_000_000  # values that the engine reduces at once at stage 0
-_GUIDANCE_BLOCK_BYTES = (
-    4 * (1 << 20) * 4
-)  # the guidance loss works on about four float32 blocks of 2^20 scores
-# Before version 2.38 glibc does not find a freed block again for an aligned one of the same size (its bug
-# 14581); of what passes while a step is taken about a third more than is in use stays with the process.
+# glibc's malloc (2.36 was measured) does not find all freed blocks again for new tensors: of what passes in a
+# step, about a third more than is in use at its peak stays with the process.
 _MALLOC_SHARE = 0.3
 # The kernel maps so much around a page of a file that is looked at.
 _FAULT_AROUND_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What the memory of a process depends on.
-
-    Attributes:
-        family: of the encoder.
-        num_layers, hidden, inner, num_heads, vocabulary: L, D, F, H and V.
-        groups: values of each parameter, in order, for each group of the optimizer.
-        local_layers: layers in which a token sees only its surroundings.
-        rows, length, predictions: B, T and K.
-        has_padding: some rows are not full, so that there is a mask.
-        micro_steps: forward passes of a step.
-        value_bytes: w.
-        dropout, attention_dropout: whether there is some.
-        recomputes: activation checkpointing.
-        stage: of ZeRO.
-        num_processes: N.
-        on_cuda: or on CPU.
-        bucket: values that ZeRO reduces at once.
-        num_buckets: of them at a time.
-        prefetched: values of weights that stage 3 gathers ahead.
-        offloads: optimizer states in host memory.
-        update_values: float32 values per weight that the optimizer makes for a moment.
-        guided_layers, guided_heads: guided layers, and guided heads of all layers.
-        most_guided_heads: the same of all patterns, of one layer.
-        adds_bias: guidance adds to the scores instead of having a loss.
-        copies_checkpoint: checkpoints are written in the background.
-        corpus_bytes, trained_rows: of the training shards, and the rows this process takes from them.
-    """
-
-    family: str
-    num_layers: int
-    hidden: int
-    inner: int
-    num_heads: int
-    vocabulary: int
-    groups: tuple[tuple[int, ...], ...]
-    local_layers: int
-    rows: int
-    length: int
-    predictions: int
-    has_padding: bool
-    micro_steps: int
-    value_bytes: int
-    dropout: bool
-    attention_dropout: bool
-    recomputes: bool
-    stage: int
-    num_processes: int
-    on_cuda: bool
-    bucket: int
-    num_buckets: int
-    prefetched: int
-    offloads: bool
-    update_values: int
-    guided_layers: int
-    guided_heads: int
-    most_guided_heads: int
-    adds_bias: bool
-    copies_checkpoint: bool
-    corpus_bytes: int
-    trained_rows: int
-
-    @property
-    def parameters(self) -> int:
-        """P."""
-        return sum(sum(group) for group in self.groups)
-
-    @property
-    def tokens(self) -> int:
-        """Of a micro-batch, padding included."""
-        return self.rows * self.length
-
-    @property
-    def share(self) -> int:
-        """Values of a partition of the optimizer states, all groups together."""
-        return sum(-(-sum(group) // self.num_shares) for group in self.groups)
-
-    @property
-    def largest_share(self) -> int:
-        """Values of a partition of the largest group, which the optimizer updates at once."""
-        return max(-(-sum(group) // self.num_shares) for group in self.groups)
-
-    @property
-    def num_shares(self) -> int:
-        """How many partitions there are of the optimizer states."""
-        return self.num_processes if self.stage >= 1 else 1
-
-    @property
-    def is_mixed(self) -> bool:
-        """The model's values are narrower than the optimizer's."""
-        return self.value_bytes < 4
-
-    @property
-    def spells_attention_out(self) -> bool:
-        """On CPU there is no fused attention with dropout: its T x T matrices are made."""
-        return self.attention_dropout and not self.on_cuda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +118,15 @@ def estimate_memory(sizes: Sizes, base_bytes: int) -> MemoryPlan:
 def weight_bytes(sizes: Sizes) -> int:
     """The model's weights: at stage 3 a partition, and all that the step has gathered.
 
-    It gathers ahead until a bucket is full, and a parameter larger than that all the same.
+    It gathers ahead until a bucket is full, and a parameter larger than that all the same. What is gathered
+    together comes as one tensor, from which each parameter is copied.
     """
     if sizes.stage < 3:
         return sizes.value_bytes * sizes.parameters
     largest = max(max(group) for group in sizes.groups)
     gathered = min(sizes.parameters, sizes.prefetched + largest)
-    return sizes.value_bytes * (sizes.share + gathered)
+    together = min(sizes.parameters, sizes.prefetched)
+    return sizes.value_bytes * (sizes.share + gathered + together)
 
 
 def optimizer_bytes(sizes: Sizes) -> int:
@@ -244,67 +151,6 @@ def checkpoint_copy_bytes(sizes: Sizes) -> int:
         return 0
     written = sizes.parameters if sizes.stage < 3 else sizes.share
     return sizes.value_bytes * written + optimizer_bytes(sizes)
-
-
-def kept_bytes_of_layer(sizes: Sizes) -> int:
-    """What a layer keeps for the backward pass.
-
-    Post-norm (bert, roberta): query, key, value and result of the attention; sum before and result of each of
-    two norms; before and after the activation. ModernBERT: query, key and value in one, rotated query and
-    key, the attention's result, inputs and results of two norms; the gated feed-forward's four. Dropout keeps
-    its mask, on CPU in the model's type. Attention on CPU with dropout is not fused: its probabilities, mask
-    and product are kept instead, in float32.
-    """
-    inner, norms_and_result = (4, 5) if sizes.family == "modernbert" else (2, 5)
-    fused = 5 if sizes.family == "modernbert" else 3
-    per_token = sizes.value_bytes * (norms_and_result * sizes.hidden + inner * sizes.inner)
-    if sizes.spells_attention_out:
-        per_token += 4 * 3 * (sizes.hidden + sizes.length * sizes.num_heads)
-    else:
-        per_token += sizes.value_bytes * fused * sizes.hidden + 4 * sizes.num_heads
-    return sizes.tokens * (per_token + _dropout_bytes(sizes))
-
-
-def activation_bytes(sizes: Sizes) -> int:
-    """What embeddings and layers keep for the backward pass; layers that are recomputed, their input."""
-    masks = 1 if sizes.on_cuda else sizes.value_bytes
-    embeddings = sizes.tokens * sizes.hidden * (2 * sizes.value_bytes + (masks if sizes.dropout else 0))
-    if sizes.recomputes:
-        return embeddings + sizes.num_layers * sizes.tokens * sizes.hidden * sizes.value_bytes
-    return embeddings + sizes.num_layers * kept_bytes_of_layer(sizes) + _mask_bytes(sizes)
-
-
-def head_kept_bytes(sizes: Sizes) -> int:
-    """What the prediction head keeps: gradients of its weight and inputs, and four values per prediction."""
-    predicted = sizes.rows * sizes.predictions
-    return sizes.value_bytes * (sizes.vocabulary * (sizes.hidden + 1) + 5 * predicted * sizes.hidden)
-
-
-def head_passing_bytes(sizes: Sizes) -> int:
-    """What the output layer needs beside: the logits of a chunk, and its weight's gradient in float32.
-
-    Of one chunk logits and log-probabilities; while a second is made those of the first are still there.
-    """
-    predicted = sizes.rows * sizes.predictions
-    chunk = min(predicted, chunk_rows(sizes.vocabulary, "cuda" if sizes.on_cuda else "cpu"))
-    values = chunk * sizes.vocabulary * (12 if chunk < predicted else 8)
-    sums = (4 + sizes.value_bytes) * sizes.vocabulary * sizes.hidden if sizes.is_mixed else 0
-    return values + sums
-
-
-def guidance_bytes(sizes: Sizes) -> int:
-    """What a micro-batch keeps and needs for guidance while all guided layers are looked at."""
-    if sizes.adds_bias:  # one dense mask per layer, kept for the backward pass
-        return sizes.guided_layers * sizes.tokens * sizes.num_heads * sizes.length * sizes.value_bytes
-    if not sizes.guided_heads:
-        return 0
-    # Kept: 5 numbers of 4 bytes and a flag per row; query and key, unless the attention keeps them itself.
-    kept = sizes.guided_heads * sizes.tokens * 21
-    if sizes.spells_attention_out:
-        kept += sizes.guided_layers * sizes.tokens * 2 * sizes.hidden * sizes.value_bytes
-    head_size = sizes.hidden // sizes.num_heads
-    gradients = 2 * sizes.most_guided_heads * sizes.tokens * head_size * 4
-    return kept + _GUIDANCE_BLOCK_BYTES + gradients
 
 
 def _at_forward(sizes: Sizes) -> dict[str, int]:
@@ -395,20 +241,3 @@ def _touched_of_group(group: tuple[int, ...], num_shares: int) -> int:
             found[place] += values
         begin += values
     return max(found)
-
-
-def _dropout_bytes(sizes: Sizes) -> int:
-    """Masks of a layer, per token."""
-    masks = 1 if sizes.on_cuda else sizes.value_bytes
-    if sizes.family == "modernbert":
-        after_attention = sizes.hidden if sizes.attention_dropout else 0
-        return masks * (after_attention + (sizes.inner if sizes.dropout else 0))
-    return masks * (2 * sizes.hidden if sizes.dropout else 0)
-
-
-def _mask_bytes(sizes: Sizes) -> int:
-    """Attention masks that fused attention keeps: of local layers, and of all where rows are not full."""
-    if sizes.spells_attention_out:
-        return 0
-    masked = sizes.num_layers if sizes.has_padding else sizes.local_layers
-    return masked * sizes.tokens * sizes.length * sizes.value_bytes

@@ -11,31 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForMaskedLM
 
-from data_prep.format import Manifest, read_manifest
+from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.communication import step_volume
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import (
-    offloads_optimizer,
     persistence_threshold,
-    prefetched_values,
     read_template,
-    reduction_buckets,
     resolve,
-    zero_stage,
 )
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
-from pipeline.data.phases import Phase
-from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
-from pipeline.memory import MemoryPlan, Sizes, estimate_memory
-from pipeline.model import attention_dropout, attention_reach, hidden_dropout, model_config
+from pipeline.memory import MemoryPlan, estimate_memory
+from pipeline.model import model_config
 from pipeline.plan_phases import count_epochs, describe_phases, render_phases
 from pipeline.resident_base import resident_base
+from pipeline.sizes import Sizes, measure_sizes
 
 _GIB = 2**30
 
@@ -95,61 +90,6 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
         "communication": _communication(sizes, template),
         "deepspeed_config": resolve(recipe, template, world.world_size),
     }
-
-
-def measure_sizes(
-    recipe: Recipe,
-    phase: Phase,
-    manifest: Manifest,
-    config: PretrainedConfig,
-    model: PreTrainedModel,
-    template: dict[str, Any],
-    allocation: Allocation,
-    world: World,
-) -> Sizes:
-    """What the memory of a phase of a run depends on; `model` may be on the meta device."""
-    train, processes = recipe.train, world.world_size
-    rows, length = phase.micro_batch_size(processes), manifest.sequence_length
-    heads = [len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers]
-    is_guided = recipe.guidance.acts_by is not None
-    split = manifest.splits["train"]
-    bucket, overlaps = reduction_buckets(template)
-    return Sizes(
-        family=config.model_type,
-        num_layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        inner=config.intermediate_size,
-        num_heads=config.num_attention_heads,
-        vocabulary=config.vocab_size,
-        groups=tuple(tuple(p.numel() for p in group["params"]) for group in parameter_groups(model, 0.0)),
-        local_layers=sum(
-            attention_reach(config, layer) is not None for layer in range(config.num_hidden_layers)
-        ),
-        rows=rows,
-        length=length,
-        predictions=max(1, round(recipe.objective.mask_rate * length)),
-        has_padding=split.tokens < split.rows * length,
-        micro_steps=phase.global_batch_size // (rows * processes),
-        value_bytes=4 if train.precision == "fp32" else 2,
-        dropout=hidden_dropout(config) > 0.0,
-        attention_dropout=attention_dropout(config) > 0.0,
-        recomputes=train.activation_checkpointing,
-        stage=zero_stage(template),
-        num_processes=processes,
-        on_cuda=world.on_cuda,
-        bucket=bucket,
-        num_buckets=2 if overlaps else 1,
-        prefetched=prefetched_values(template),
-        offloads=offloads_optimizer(template),
-        update_values=2 if recipe.optimizer.kind == "lamb" else 0,  # a fused AdamW makes none
-        guided_layers=len(heads) if is_guided else 0,
-        guided_heads=sum(heads) if is_guided else 0,
-        most_guided_heads=max(heads, default=0),
-        adds_bias=recipe.guidance.acts_by == "bias",
-        copies_checkpoint=recipe.checkpoint.asynchronous and recipe.checkpoint.every_steps < train.num_steps,
-        corpus_bytes=sum(shard.bytes for shard in manifest.shards_of("train")),
-        trained_rows=(phase.end_step - phase.first_step) * phase.global_batch_size // processes,
-    )
 
 
 def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:

@@ -26,6 +26,15 @@ if not torch.cuda.is_available():
 settings.register_profile("lodestar", deadline=None, derandomize=True, database=None)
 settings.load_profile("lodestar")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 TINY_LENGTH = 32
 TINY_RECIPE: dict[str, Any] = {
     "seed": 1,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.communication import count_step
-from benchmarks.witness import Testimony, read_testimonies, witness_command
+from benchmarks.witness import Account, read_accounts, witness_command
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.plan import make_plan
 from tests.e2e.running import run_command
@@ -14,10 +14,10 @@ from tests.e2e.running import run_command
 NUM_STEPS, LAST = 7, 6
 
 
-def train_counted(recipe: Path, directory: Path, settings: list[str]) -> list[Testimony]:
+def train_counted(recipe: Path, directory: Path, settings: list[str]) -> list[Account]:
     finished = run_command(witness_command(directory, recipe, 2, settings))
     assert finished.code == 0, finished.output
-    return read_testimonies(directory, 2)
+    return read_accounts(directory, 2)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.memory import read_plan
-from benchmarks.witness import read_testimonies, witness_command
+from benchmarks.witness import read_accounts, witness_command
 from tests.e2e.running import run_command
 
 
@@ -23,7 +23,7 @@ def test_resident_set_of_two_processes(recipe_file, tmp_path: Path) -> None:
 
     finished = run_command(witness_command(tmp_path, recipe, 2, settings), genuine=True)
     assert finished.code == 0, finished.output
-    peak = max(rank.peak_bytes for rank in read_testimonies(tmp_path, 2))
+    peak = max(rank.peak_bytes for rank in read_accounts(tmp_path, 2))
 
     assert predicted["resident"] == pytest.approx(peak, rel=0.15)
     assert peak > 1.5 * predicted["process"]

@@ -91,8 +91,8 @@ def loss_and_gradients(
     total = torch.zeros(())
     for batch in batches:
         targets = module.guide.targets(batch.original_ids(), batch.documents)
-        losses, _, terms = forward(module, batch, guided, targets)
-        total = total + losses.sum() + 3.0 * terms.errors.sum()
+        objective, _, _, terms = forward(module, batch, guided, targets)
+        total = total + objective + 3.0 * terms.errors.sum()
     total.backward()
     return total.detach(), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
@@ -142,17 +142,17 @@ def test_nothing_of_a_document_reaches_another(family: str) -> None:
     only_others = batch.labels.clone()
     only_others[(batch.positions >= 10) & (batch.positions < 15)] = IGNORED_LABEL
     batch.labels = changed.labels = only_others
-    pair = [forward(module, each, GuidedStep(), None)[0][0] for each in (batch, changed)]
+    pair = [forward(module, each, GuidedStep(), None)[1][0] for each in (batch, changed)]
     torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
 
 
 @every_family
 def test_documents_matter_only_where_they_are_asked_for(family: str) -> None:
     module, batch = module_of(family).eval(), batch_of(FULL)
-    inside = forward(module, batch, GuidedStep(), None)[0]
+    inside = forward(module, batch, GuidedStep(), None)[1]
     batch.borders = None
 
-    across = forward(module, batch, GuidedStep(), None)[0]
+    across = forward(module, batch, GuidedStep(), None)[1]
 
     plain = module.model.base_model(batch.input_ids)
     hidden = plain.last_hidden_state
@@ -165,13 +165,13 @@ def test_documents_matter_only_where_they_are_asked_for(family: str) -> None:
 def test_rows_without_tokens_stay_finite(family: str) -> None:
     module, batch = module_of(family).train(), batch_of([[], []])
 
-    losses, *_ = forward(
+    total, losses, *_ = forward(
         module,
         batch,
         GuidedStep.looking_at([0, 1, 2]),
         module.guide.targets(batch.input_ids, batch.documents),
     )
-    losses.sum().backward()
+    total.backward()
 
     assert losses.tolist() == [0.0, 0.0]
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
@@ -337,7 +337,7 @@ def test_models_on_a_gpu_are_as_by_mask(family: str, pieces: list[list[int]]) ->
         with pytest.MonkeyPatch.context() as patch:
             if not can:
                 patch.setattr(pipeline.attention_scope, "can_attend_by_sequence", lambda **_: False)
-            losses, _, terms = forward(module, batch.to(torch.device("cuda")), guided, targets)
+            _, losses, _, terms = forward(module, batch.to(torch.device("cuda")), guided, targets)
         totals.append((losses.float(), terms.errors.float()))
 
     for found, expected in zip(*totals):

@@ -70,11 +70,13 @@ def test_offloading_moves_the_optimizer_to_host_memory(make_recipe: MakeRecipe) 
 
 
 def test_checkpointing_and_smaller_micro_batches_save_activations(make_recipe: MakeRecipe) -> None:
-    deep = {"model.num_layers": 8, "guidance.heads": {}}
-    plain = memory(make_recipe(deep))
-    checkpointed = memory(make_recipe(deep | {"train.activation_checkpointing": True}))
-    smaller = memory(make_recipe(deep | {"train.micro_batch_size": 2}))
+    deep = {"model.num_layers": 8, "train.global_batch_size": 128, "train.micro_batch_size": 128}
+    plain, checkpointed, smaller = (
+        memory(make_recipe(deep | change), 1)
+        for change in ({}, {"train.activation_checkpointing": True}, {"train.micro_batch_size": 64})
+    )
 
+    assert {found["peak_at"] for found in (plain, checkpointed, smaller)} == {"forward"}
     assert checkpointed["activations"] < plain["activations"] / 2
     assert smaller["activations"] == plain["activations"] / 2
     assert smaller["weights"] == plain["weights"]
@@ -105,14 +107,16 @@ def test_guidance_memory_grows_with_the_guided_heads(make_recipe: MakeRecipe) ->
 
 
 def test_a_bias_costs_a_mask_for_every_guided_layer(make_recipe: MakeRecipe) -> None:
-    """4 rows x 4 heads x 32 x 32 scores of 4 bytes."""
-    whole = make_recipe({"guidance": {"heads": {"next": 1}, "method": "bias"}})
-    half = make_recipe({"guidance": {"heads": {"1-1": {"next": 3}}, "method": "bias"}})
-    none = make_recipe({"guidance": {"heads": {}, "method": "bias"}})
+    """64 rows x 4 heads x 32 x 32 scores of 4 bytes; so many that the forward pass is the peak."""
+    rows = {"train.global_batch_size": 64, "train.micro_batch_size": 64}
+    whole, half, none = (
+        memory(make_recipe(rows | {"guidance": {"heads": heads, "method": "bias"}}), 1)["guidance"]
+        for heads in ({"next": 1}, {"1-1": {"next": 3}}, {})
+    )
 
-    assert memory(whole)["guidance"] == 2 * 4 * 4 * 32 * 32 * 4
-    assert memory(half)["guidance"] == memory(whole)["guidance"] / 2
-    assert memory(none)["guidance"] == 0
+    assert whole == 2 * 64 * 4 * 32 * 32 * 4
+    assert half == whole / 2
+    assert none == 0
 
 
 def test_guidance_in_numbers(make_recipe: MakeRecipe) -> None:
@@ -230,10 +234,18 @@ def test_phases_in_numbers(phased: Recipe, short_corpus: Path, tiny_corpus: Path
 
 
 def test_memory_is_that_of_the_phase_with_the_most(make_recipe: MakeRecipe, phased: Recipe) -> None:
-    """12 rows of 16 tokens are more than 4 of 32; the model has the positions of 32."""
-    short = {"train.micro_batch_size": 12, "corpus": phased.curriculum[0].corpus, "model.max_positions": 32}
+    """On one process 12 rows of 16 tokens are more than 4 of 32; the model has the positions of 32."""
+    short = {
+        "train.global_batch_size": 12,
+        "train.micro_batch_size": 12,
+        "corpus": phased.curriculum[0].corpus,
+        "model.max_positions": 32,
+    }
+    found, expected = memory(phased, 1), memory(make_recipe(short), 1)
 
-    assert memory(phased) == memory(make_recipe(short))
+    assert expected["activations"] > memory(make_recipe(), 1)["activations"]
+    for part in ("activations", "logits", "weights", "optimizer", "peak_at"):
+        assert found[part] == expected[part], part
 
 
 def test_phases_are_printed_for_people(
