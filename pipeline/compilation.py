@@ -54,13 +54,17 @@ def compile_blocks_if_possible(model: PreTrainedModel, cluster: Cluster) -> bool
 
 def why_not(device: torch.device) -> str | None:
     """Try to compile a small block, forward and backward; None, or why it does not work."""
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            block = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).to(device)
-        compiled = torch.compile(block, dynamic=False)
-        compiled(torch.ones(4, 16, device=device)).square().sum().backward()
-    except Exception as error:  # of many kinds: from compilers, Triton and torch
-        return f"{type(error).__name__}: {_first_line(error)}"
+    from torch._inductor.utils import fresh_cache  # slow to import
+
+    # A kernel kept from another time would say nothing about this machine.
+    with fresh_cache():
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                block = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).to(device)
+            compiled = torch.compile(block, dynamic=False)
+            compiled(torch.ones(4, 16, device=device)).square().sum().backward()
+        except Exception as error:  # of many kinds: from compilers, Triton and torch
+            return f"{type(error).__name__}: {_first_line(error)}"
     return None
 
 

@@ -1,8 +1,8 @@
 """Train with two processes of which one breaks: python -m tests.e2e.broken_rank FAULT RANK STEP RECIPE ...
 
-RANK may be all. FAULT is full-disk (at any save, whatever STEP), hang or bad-data (while it reads the rows of
-STEP), or kill (with SIGKILL, before it trains STEP). The launcher starts its copies of this module's command
-line, so the fault is put into each of them.
+RANK may be all. FAULT is full-disk (at any save, whatever STEP), no-compiler (from the beginning), hang or
+bad-data (while it reads the rows of STEP), or kill (with SIGKILL, before it trains STEP). The launcher starts
+its copies of this module's command line, so the fault is put into each of them.
 """
 
 import os
@@ -17,6 +17,9 @@ from pipeline.processes import launch
 
 
 def break_process(fault: str, step: int) -> None:
+    if fault == "no-compiler":
+        os.environ["CXX"] = "/nonexistent/g++"
+        return
     if fault == "full-disk":
         from pipeline.checkpoints import saving
 

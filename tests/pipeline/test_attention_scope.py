@@ -132,11 +132,11 @@ def with_a_prediction_everywhere(batch: MicroBatch) -> MicroBatch:
 @every_family
 def test_nothing_of_a_document_reaches_another(family: str) -> None:
     module, batch = module_of(family).eval(), batch_of(FULL)
-    before = forward(module, batch, GuidedStep(), None)[0]
+    before = forward(module, batch, GuidedStep(), None)[1]
     changed = copy.deepcopy(batch)
     changed.input_ids[0, 10:15] = 50  # the second of three
 
-    after = forward(module, changed, GuidedStep(), None)[0]
+    after = forward(module, changed, GuidedStep(), None)[1]
 
     assert torch.equal(after[1:], before[1:])
     only_others = batch.labels.clone()

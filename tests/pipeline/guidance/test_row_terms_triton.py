@@ -490,9 +490,9 @@ def test_no_error_below_zero() -> None:
 
 
 def test_the_first_of_equal_scores_is_the_peak() -> None:
-    """In whichever tile the others are."""
+    """In whichever tile the others are; of whole numbers, so that they are equal however they are summed."""
     case = make_case(SQUARED, mask=None)
-    case = replace(case, key=case.key[:, :, :1].expand(-1, -1, LENGTH, -1))
+    case = replace(case, query=case.query.round(), key=case.key[:, :, :1].round().expand(-1, -1, LENGTH, -1))
 
     _, _, _, peak = row_terms_triton.forward(case.arguments())
 
