@@ -18,7 +18,9 @@ from pipeline.processes import launch
 
 def break_process(fault: str, step: int) -> None:
     if fault == "no-compiler":
-        os.environ["CXX"] = "/nonexistent/g++"
+        from torch._inductor import config
+
+        config.cpp.cxx = (None, "/nonexistent/g++")  # what CXX sets, if it is set before torch is imported
         return
     if fault == "full-disk":
         from pipeline.checkpoints import saving

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import Finished, losses, overrides, run_command, train
+from pipeline.__main__ import main
+from tests.e2e.running import Finished, losses, overrides, read_metrics, run_command, train
 
 COMPILED = {"train__compile": "true"}
 
@@ -48,6 +49,13 @@ def test_compiled_run_has_the_losses_of_an_uncompiled_one(recipe, uncompiled, tm
     assert "does not work here" not in finished.output
     assert losses(tmp_path / "run") == pytest.approx(losses(uncompiled), rel=2e-5)
     assert losses(tmp_path / "run") != losses(uncompiled)  # other kernels, other rounding: it is compiled
+
+
+def test_evaluation_attends_as_training_did(uncompiled):
+    """The command, which has no engine and compiles nothing, finds the loss that the run found at its end."""
+    assert main(["evaluate", str(uncompiled), "--max-rows", "16"]) == 0  # as the recipe says
+    evaluated = json.loads((uncompiled / "evaluation.json").read_text())
+    assert evaluated["loss"] == pytest.approx(read_metrics(uncompiled, "valid")[-1]["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

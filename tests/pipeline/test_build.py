@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.build import (
     Corpus,
@@ -152,6 +153,23 @@ def test_bias_changes_the_steps_until_it_is_zero(make_recipe: MakeRecipe) -> Non
 
     assert losses[9] == losses[11]
     assert len(set(losses.values())) == 3
+
+
+# Documents
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_batches_stay_inside_documents_where_the_recipe_says_so(make_recipe: MakeRecipe, split: str) -> None:
+    for across in (True, False):
+        recipe = make_recipe({"data.attend_across_documents": across})
+
+        batch = Corpus.open(recipe.corpus).batcher(recipe, split).batch(np.arange(8), 0)
+
+        if across:
+            assert batch.borders is None
+        else:
+            assert batch.borders.tolist() == batch.documents.borders().tolist()
+            assert batch.to(torch.device("cpu")).borders is batch.borders
 
 
 # When and where

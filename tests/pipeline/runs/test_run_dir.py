@@ -80,6 +80,15 @@ def test_every_kind_of_guidance_survives_writing(
     assert recipe_differences(found, recipe) == []
 
 
+def test_only_what_changes_the_numbers_is_a_difference(make_recipe: MakeRecipe) -> None:
+    """Workers and compilation do not, beyond rounding; what attention sees does."""
+    changed = make_recipe(
+        {"data.num_workers": 2, "train.compile": True, "data.attend_across_documents": False}
+    )
+
+    assert recipe_differences(make_recipe(), changed) == [("data.attend_across_documents", True, False)]
+
+
 def test_recipe_of_a_checkpoint_start_comes_back(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     checkpoint = tmp_path / "checkpoint"
     tiny_model("bert").save_pretrained(checkpoint)
