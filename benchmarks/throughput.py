@@ -65,7 +65,7 @@ PRESETS = {
         heads=8,
         vocabulary=32768,
         length=128,
-        rows=8,
+        rows=32,
         guided_heads={"next": 1, "previous": 1, "first": 2},
     ),
     "base": Preset(
