@@ -93,8 +93,8 @@ def train_measured(out: Path, arguments: list[str]) -> int:
     import deepspeed
 
     from pipeline.__main__ import main as pipeline
+    from pipeline.accounting.flops import ModelFlops
     from pipeline.data.batches import StepBatches
-    from pipeline.flops import ModelFlops
     from pipeline.guidance.loss import GuidanceLoss
     from pipeline.guidance.run import RunGuidance
     from pipeline.training import step

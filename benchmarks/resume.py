@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmarks.killing import kill_all
 from benchmarks.output import tell
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.config.load import find_recipe, read_settings
 from pipeline.errors import EXIT_STOPPED
-from pipeline.metrics import MEASURED_FIELDS
 from pipeline.runs.run_dir import RunDir, read_json_lines
 
 _POLL_SECONDS = 0.05

@@ -36,10 +36,10 @@ from tqdm import tqdm
 from benchmarks.loader import prepare
 from benchmarks.matmul_peak import measured_peak_flops_per_second
 from benchmarks.output import tell
+from pipeline.accounting.device_peaks import peak_of
 from pipeline.build import Corpus
 from pipeline.config.schema import ModelSection
-from pipeline.device_peaks import peak_of
-from pipeline.model import build_model
+from pipeline.encoder.model import build_model
 from pipeline.runs.run_dir import RunDir, describe_machine, read_json_lines
 
 WAYS = ("trainer", "ours", "dense", "guided")

@@ -11,6 +11,7 @@ from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
 from pipeline.data.masking import MaskingRule
 from pipeline.data.phases import Phase, place_of_step_zero
 from pipeline.data.token_sets import guidance_token_ids
+from pipeline.encoder.model import attention_dropout, build_model
 from pipeline.engine import PretrainingModule
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.formation import Formation
@@ -19,7 +20,6 @@ from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
-from pipeline.model import attention_dropout, build_model
 
 
 @dataclass(frozen=True)

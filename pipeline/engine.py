@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.attention import install_taps
-from pipeline.attention_scope import attention_within_documents
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch
 from pipeline.data.documents import Documents
+from pipeline.encoder.attention import install_taps
+from pipeline.encoder.attention_scope import attention_within_documents
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets

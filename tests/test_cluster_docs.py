@@ -7,8 +7,8 @@ import pytest
 
 from pipeline import errors
 from pipeline.__main__ import build_parser
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.config.schema import CheckpointSection, RecoverySection
-from pipeline.metrics import MEASURED_FIELDS
 from pipeline.runs.lock import DEAD_SECONDS
 from pipeline.runs.requeue import judge
 

@@ -14,19 +14,19 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
-from pipeline.compilation import LAST_ZERO_STAGE
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, read_vocabulary
-from pipeline.errors import DataError
-from pipeline.model import (
+from pipeline.encoder.compilation import LAST_ZERO_STAGE
+from pipeline.encoder.model import (
     has_safetensors,
     model_config,
     usable_positions,
 )
+from pipeline.errors import DataError
 from pipeline.objectives.mlm import SUPPORTED_FAMILIES
 
 _NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder

@@ -8,9 +8,9 @@ from transformers import PretrainedConfig
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.token_sets import read_tokens
+from pipeline.encoder.model import attention_reach
 from pipeline.guidance.allocation import Allocation, allocate, head_table, is_table, pattern_names
 from pipeline.guidance.patterns import parse_pattern, reach_of
-from pipeline.model import attention_reach
 
 
 def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.attention import add_to_mask, install_taps
-from pipeline.attention_scope import spans_mask
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import CorpusSplit
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
+from pipeline.encoder.attention import add_to_mask, install_taps
+from pipeline.encoder.attention_scope import spans_mask
 from pipeline.engine import forward
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep

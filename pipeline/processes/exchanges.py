@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from pipeline.clock import span
+from pipeline.accounting.clock import span
 
 SPAN = "communication"
 _COLLECTIVES = (

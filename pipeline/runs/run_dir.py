@@ -3,7 +3,7 @@
 recipe.yaml        the complete recipe, defaults included
 environment.json   versions, commit, device, corpora and DeepSpeed configuration of the first start
 checkpoints/       see ../checkpoints/manifest.py
-metrics.jsonl      see metrics.py
+metrics.jsonl      see accounting/metrics.py
 events.jsonl       a line per event: start, resume, converted, recipe changed, phase, patterns formed,
                    checkpoint, save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
                    lost process, stop, requeue, not requeued, profile, done

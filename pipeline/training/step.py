@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from pipeline.clock import span
+from pipeline.accounting.clock import span
+from pipeline.accounting.flops import ModelFlops
+from pipeline.accounting.metrics import WindowSums
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch
 from pipeline.data.digest import add_digests
 from pipeline.engine import can_scale_loss_less, forward
-from pipeline.flops import ModelFlops
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.targets import Targets
 from pipeline.guidance.timer import SPAN as GUIDANCE_SPAN
-from pipeline.metrics import WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.training.faults import Fault, find_fault
 from pipeline.training.learning_rate import learning_rate_at

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.clock import Clock, span
+from pipeline.accounting.clock import Clock, span
 from pipeline.guidance.timer import CLOCK
 from pipeline.processes.exchanges import EXCHANGES
 

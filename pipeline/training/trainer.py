@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.accounting.metrics import WindowSums
 from pipeline.build import Corpus, build_batches, build_guidance, build_pretraining_module
 from pipeline.checkpoints.loading import Source, load_checkpoint
 from pipeline.checkpoints.random_state import random_state
 from pipeline.checkpoints.saving import CheckpointSaver
-from pipeline.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch, load_steps
+from pipeline.encoder.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.engine import pass_over_step, start_engine
 from pipeline.evaluation.attention_snapshot import (
     Snapshot,
@@ -22,7 +23,6 @@ from pipeline.evaluation.attention_snapshot import (
     write_snapshot,
 )
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.metrics import WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.processes.deadline import Deadline
 from pipeline.processes.stop import StopRequest

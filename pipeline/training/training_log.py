@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from pipeline.accounting.device_peaks import peak_of
+from pipeline.accounting.metrics import MetricsLog, WindowSums
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import PhasedBatches
 from pipeline.data.phases import phase_at
-from pipeline.device_peaks import peak_of
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.metrics import MetricsLog, WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir
 from pipeline.training.learning_rate import learning_rate_at

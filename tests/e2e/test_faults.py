@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.build import Corpus
 from pipeline.checkpoints.manifest import find_damage, list_checkpoints, step_of
 from pipeline.config.load import parse_recipe, read_settings
 from pipeline.data.order import rows_of_step
-from pipeline.metrics import MEASURED_FIELDS
 from pipeline.runs.run_dir import RunDir
 from tests.e2e.poison import Poison
 from tests.e2e.running import Finished, overrides, read_metrics, run_command, train

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.__main__ import main
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.evaluation.attention_snapshot import Snapshot, read_snapshots
-from pipeline.metrics import MEASURED_FIELDS
 from pipeline.report import page
 from pipeline.report.attention_maps import SentenceAttention
 from tests.e2e.running import overrides, train

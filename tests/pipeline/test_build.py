@@ -18,13 +18,13 @@ from pipeline.build import (
     open_phases,
 )
 from pipeline.config.schema import Recipe
+from pipeline.encoder.model import usable_positions
 from pipeline.engine import forward
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import TokenPattern
 from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.schedule import GuidanceSchedule
-from pipeline.model import usable_positions
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.attention import install_taps
+from pipeline.encoder.attention import install_taps
 from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.row_terms import LossForm

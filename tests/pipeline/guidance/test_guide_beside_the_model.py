@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pipeline.attention import install_taps
+from pipeline.encoder.attention import install_taps
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.guidance.timer import CLOCK
 from tests.pipeline.guidance.cases import documents_of

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.attention_scope import inside_window, spans_mask
+from pipeline.encoder.attention_scope import inside_window, spans_mask
 from pipeline.guidance import row_terms_cpu
 from pipeline.guidance.row_terms import LossForm
 from tests.pipeline.guidance.cases import (

@@ -26,7 +26,7 @@ with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined, also those triton defines
     triton = pytest.importorskip("triton", reason="triton is not installed")
     from pipeline.guidance import row_terms_cpu, row_terms_triton
-from pipeline.attention_scope import inside_window, spans_mask  # noqa: E402
+from pipeline.encoder.attention_scope import inside_window, spans_mask  # noqa: E402
 from pipeline.guidance.row_inputs import RowInputs  # noqa: E402
 from pipeline.guidance.row_terms import LossForm, row_terms  # noqa: E402
 from pipeline.guidance.targets import Documents, Targets  # noqa: E402

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.clock import span
+from pipeline.accounting.clock import span
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir
 from pipeline.training.profiling import WAIT_STEPS, Entry, StepProfiler, summarize

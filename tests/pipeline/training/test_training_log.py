@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.accounting.metrics import WindowSums
 from pipeline.build import Corpus, build_batches
 from pipeline.config.schema import Recipe
 from pipeline.guidance.allocation import allocate
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.metrics import WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir, read_json_lines
 from pipeline.training import training_log

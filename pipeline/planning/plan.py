@@ -15,7 +15,6 @@ from transformers import AutoModelForMaskedLM
 
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
-from pipeline.communication import step_volume
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import (
     persistence_threshold,
@@ -24,13 +23,14 @@ from pipeline.config.deepspeed_json import (
 )
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
+from pipeline.encoder.model import model_config
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
-from pipeline.memory import MemoryPlan, estimate_memory
-from pipeline.model import model_config
-from pipeline.plan_phases import count_epochs, describe_phases, render_phases
-from pipeline.resident_base import resident_base
-from pipeline.sizes import Sizes, measure_sizes
+from pipeline.planning.memory import MemoryPlan, estimate_memory
+from pipeline.planning.phases import count_epochs, describe_phases, render_phases
+from pipeline.planning.resident_base import resident_base
+from pipeline.planning.sizes import Sizes, measure_sizes
+from pipeline.planning.traffic import step_volume
 
 _GIB = 2**30
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-import pipeline.attention
-import pipeline.attention_scope
-from pipeline.attention import attention_by_sequence
-from pipeline.attention_scope import attention_within_documents, can_attend_by_sequence, position_ids
+import pipeline.encoder.attention
+import pipeline.encoder.attention_scope
 from pipeline.data.batches import MicroBatch
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
+from pipeline.encoder.attention import attention_by_sequence
+from pipeline.encoder.attention_scope import attention_within_documents, can_attend_by_sequence, position_ids
 from pipeline.engine import PretrainingModule, forward
 from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide
@@ -213,9 +213,9 @@ def by_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_to_be_called(*_arguments: object, **_settings: object) -> None:
         raise AssertionError("attention went by mask")
 
-    monkeypatch.setattr(pipeline.attention, "varlen_attn", reference_kernel)
-    monkeypatch.setattr(pipeline.attention, "sdpa_attention_forward", not_to_be_called)
-    monkeypatch.setattr(pipeline.attention_scope, "can_attend_by_sequence", lambda **_: True)
+    monkeypatch.setattr(pipeline.encoder.attention, "varlen_attn", reference_kernel)
+    monkeypatch.setattr(pipeline.encoder.attention, "sdpa_attention_forward", not_to_be_called)
+    monkeypatch.setattr(pipeline.encoder.attention_scope, "can_attend_by_sequence", lambda **_: True)
 
 
 @every_family
@@ -314,7 +314,7 @@ def test_kernel_on_a_gpu_is_as_the_reference(window: int | None) -> None:
         borders = documents.borders().to(device)
         with pytest.MonkeyPatch.context() as patch:
             if device == "cpu":
-                patch.setattr(pipeline.attention, "varlen_attn", reference_kernel)
+                patch.setattr(pipeline.encoder.attention, "varlen_attn", reference_kernel)
             output = attention_by_sequence(*inputs, borders, 0.3, window)
         (output * pull.transpose(1, 2).to(device, dtype)).sum().backward()
         found.append([output.detach(), *(t.grad for t in inputs)])
@@ -336,7 +336,7 @@ def test_models_on_a_gpu_are_as_by_mask(family: str, pieces: list[list[int]]) ->
         targets = module.guide.targets(batch.original_ids(), batch.documents).to(torch.device("cuda"))
         with pytest.MonkeyPatch.context() as patch:
             if not can:
-                patch.setattr(pipeline.attention_scope, "can_attend_by_sequence", lambda **_: False)
+                patch.setattr(pipeline.encoder.attention_scope, "can_attend_by_sequence", lambda **_: False)
             _, losses, _, terms = forward(module, batch.to(torch.device("cuda")), guided, targets)
         totals.append((losses.float(), terms.errors.float()))
 

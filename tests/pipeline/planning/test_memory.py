@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from pipeline.activation_memory import (
+from pipeline.encoder.model import attention_reach
+from pipeline.engine import parameter_groups
+from pipeline.objectives import OBJECTIVES
+from pipeline.objectives.linear_cross_entropy import linear_cross_entropy
+from pipeline.planning.activations import (
     activation_bytes,
     guidance_bytes,
     head_kept_bytes,
     head_passing_bytes,
     kept_bytes_of_layer,
 )
-from pipeline.engine import parameter_groups
-from pipeline.memory import estimate_memory, optimizer_bytes
-from pipeline.model import attention_reach
-from pipeline.objectives import OBJECTIVES
-from pipeline.objectives.linear_cross_entropy import linear_cross_entropy
-from pipeline.sizes import Sizes
+from pipeline.planning.memory import estimate_memory, optimizer_bytes
+from pipeline.planning.sizes import Sizes
 from tests.pipeline.tiny_models import FAMILIES, VOCABULARY, tiny_model
 
 ROWS, LENGTH, PREDICTIONS = 4, 24, 4

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pipeline.test_attention_scope import FULL, PADDED, batch_of
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from pipeline.compilation import compile_blocks, compile_blocks_if_possible, wants_compilation, why_not
 from pipeline.data.batches import MicroBatch
+from pipeline.encoder.compilation import (
+    compile_blocks,
+    compile_blocks_if_possible,
+    wants_compilation,
+    why_not,
+)
 from pipeline.engine import PretrainingModule, forward
 from pipeline.evaluation.attention_snapshot import record_attention
 from pipeline.guidance.allocation import allocate
@@ -18,7 +24,6 @@ from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.processes.cluster import Cluster
 from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
-from tests.pipeline.test_attention_scope import FULL, PADDED, batch_of
 from tests.pipeline.tiny_models import tiny_model
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.device_peaks import peak_flops_per_second, peak_of
+from pipeline.accounting.device_peaks import peak_flops_per_second, peak_of
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.accounting.metrics import MetricsLog, WindowSums
 from pipeline.guidance.allocation import Allocation, allocate
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.metrics import MetricsLog, WindowSums
 from pipeline.processes.cluster import Cluster
 
 # Layer 0: heads 0 and 1 "next", head 2 "first". Layer 1: none. Layer 2: head 0 "first", head 1 "next".

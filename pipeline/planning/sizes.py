@@ -15,9 +15,9 @@ from pipeline.config.deepspeed_json import (
 )
 from pipeline.config.schema import Recipe
 from pipeline.data.phases import Phase
+from pipeline.encoder.model import attention_dropout, attention_reach, hidden_dropout
 from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation
-from pipeline.model import attention_dropout, attention_reach, hidden_dropout
 
 
 @dataclass(frozen=True, kw_only=True)

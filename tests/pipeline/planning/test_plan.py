@@ -9,8 +9,8 @@ from data_prep.format import read_manifest
 from pipeline.build import Corpus
 from pipeline.config.checks import World
 from pipeline.config.schema import Recipe
-from pipeline.model import build_model
-from pipeline.plan import make_plan, print_plan
+from pipeline.encoder.model import build_model
+from pipeline.planning.plan import make_plan, print_plan
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.communication import Volume, step_volume
+from pipeline.planning.traffic import Volume, step_volume
 
 GROUPS = ((200_001, 70_000, 999), (7, 1000))
 PARAMETERS = sum(map(sum, GROUPS))

@@ -22,7 +22,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pipeline.data.batches import MicroBatch
-from pipeline.model import attention_reach
+from pipeline.encoder.model import attention_reach
 
 _BACKWARD = 2  # a product's backward pass has two of its size: one for either factor
 

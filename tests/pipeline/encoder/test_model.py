@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from pipeline.model import (
+from pipeline.encoder.model import (
     attention_dropout,
     attention_reach,
     build_model,

@@ -18,14 +18,14 @@ the model.
 
 from dataclasses import dataclass
 
-from pipeline.activation_memory import (
+from pipeline.planning.activations import (
     activation_bytes,
     guidance_bytes,
     head_kept_bytes,
     head_passing_bytes,
     kept_bytes_of_layer,
 )
-from pipeline.sizes import Sizes
+from pipeline.planning.sizes import Sizes
 
 _ENGINE_BUCKET = 500_000_000  # values that the engine reduces at once at stage 0
 # glibc's malloc (2.36 was measured) does not find all freed blocks again for new tensors: of what passes in a

@@ -5,7 +5,7 @@ formulas ask for; a test counts it in real models. Letters: see memory.py.
 """
 
 from pipeline.objectives.linear_cross_entropy import chunk_rows
-from pipeline.sizes import Sizes
+from pipeline.planning.sizes import Sizes
 
 # The guidance loss works on about four float32 blocks of 2^20 scores.
 _GUIDANCE_BLOCK_BYTES = 4 * (1 << 20) * 4

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.attention_scope import Sequences
+from pipeline.encoder.attention_scope import Sequences
 
 ATTENTION_NAME = "lodestar"
 

@@ -19,7 +19,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.data.documents import Documents, keys_of_document
-from pipeline.model import attention_dropout
+from pipeline.encoder.model import attention_dropout
 
 _LARGEST_HEAD = 256  # of flash attention
 _FIRST_CAPABILITY = (8, 0)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.accounting.flops import ModelFlops, attended_pairs, pairs_within
 from pipeline.data.batches import MicroBatch
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.flops import ModelFlops, attended_pairs, pairs_within
 from pipeline.objectives.mlm import MaskedLanguageModeling
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, tiny_inputs, tiny_model
 
