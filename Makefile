@@ -49,7 +49,10 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.onset corpora/demo --out runs/bench-onset
 	$(PY) -m benchmarks.prep
 	$(PY) -m benchmarks.loader
+	$(PY) -m benchmarks.throughput
+	$(PY) -m benchmarks.overhead
 	$(PY) -m benchmarks.checkpoint
+	$(PY) -m benchmarks.optimizer
 	$(PY) -m benchmarks.torture --kills 100
 	$(PY) -m benchmarks.memory
 	$(PY) -m benchmarks.communication

@@ -9,7 +9,7 @@ when DeepSpeed's stage 3 knows the order of the layers.
 
     gradients  payload of the reductions: the whole tensor, once
     weights    payload of the gatherings
-    theory     the same after pipeline/communication.py
+    theory     the same after pipeline/planning/traffic.py
     sent       what each process sends in a ring, in models (w P bytes)
     ours       small ones: counts and flags of this project, one per step; DeepSpeed's gradient norms
 
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.memory import make_corpus, read_plan
 from benchmarks.output import tell
 from benchmarks.witness import Collective, train_witnessed
-from pipeline.communication import Volume
+from pipeline.planning.traffic import Volume
 from pipeline.runs.run_dir import describe_machine
 
 STEPS = 7

@@ -39,13 +39,13 @@ from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainS
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.documents import Documents
+from pipeline.encoder.model import build_model
 from pipeline.engine import PretrainingModule, forward, start_engine
 from pipeline.guidance.allocation import allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import parse_pattern
 from pipeline.guidance.row_terms import LossForm, row_terms
 from pipeline.guidance.targets import make_targets
-from pipeline.model import build_model
 from pipeline.processes.cluster import LAUNCHER_VARIABLES, Cluster
 from pipeline.runs.run_dir import describe_machine
 
@@ -125,7 +125,7 @@ class Contestant:
         if way == "published":
             module = PublishedGuidance(module, _HEADS[setup.preset])  # type: ignore[arg-type]
         template, _ = read_template(recipe.train.deepspeed)
-        self.engine = start_engine(module, recipe, resolve(recipe, template, 1, on_cuda))  # type: ignore[arg-type]
+        self.engine = start_engine(module, recipe, resolve(recipe, template, 1))  # type: ignore[arg-type]
         self.engine.train()
         self.batch = random_batch(rows, length, vocab_size, torch.device("cpu"))
         self.steps = 0

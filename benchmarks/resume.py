@@ -15,18 +15,11 @@ from typing import Any
 
 from benchmarks.killing import kill_all
 from benchmarks.output import tell
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.config.load import find_recipe, read_settings
 from pipeline.errors import EXIT_STOPPED
 from pipeline.runs.run_dir import RunDir, read_json_lines
 
-_CLOCK_FIELDS = (
-    "time",
-    "seconds",
-    "tokens_per_second",
-    "step_seconds",
-    "guidance_share",
-    "loader_share",
-)
 _POLL_SECONDS = 0.05
 
 
@@ -89,7 +82,7 @@ def compare_logs(run: RunDir, undisturbed: RunDir) -> tuple[int, list[str]]:
 
 
 def _without_clock(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in _CLOCK_FIELDS}
+    return {key: value for key, value in line.items() if key not in MEASURED_FIELDS}
 
 
 def print_comparison(run: RunDir, undisturbed: RunDir, resumed_at: int) -> None:

@@ -75,6 +75,7 @@ def _set_up_logging() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares DeepSpeed a search and a warning
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_LOG_LEVEL", "error")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would tell when it starts and stops
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # DeepSpeed's use of torch's collectives is not the user's business.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

@@ -1,14 +1,17 @@
 """From a checked recipe to the objects of a run: data, model, guide, schedule."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.format import Manifest, Split, read_manifest
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import RowBatcher
+from pipeline.data.batches import BatchGeometry, PhasedBatches, RowBatcher, StepBatches
 from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
 from pipeline.data.masking import MaskingRule
+from pipeline.data.phases import Phase, place_of_step_zero
 from pipeline.data.token_sets import guidance_token_ids
+from pipeline.encoder.model import attention_dropout, build_model
 from pipeline.engine import PretrainingModule
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.formation import Formation
@@ -17,7 +20,6 @@ from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
-from pipeline.model import attention_dropout, build_model
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,59 @@ class Corpus:
             mask_id=self.vocabulary.mask_id,
             ordinary_ids=self.vocabulary.ordinary_ids(),
         )
-        return RowBatcher(CorpusSplit(self.path, split, self.manifest), rule, recipe.seed)
+        return RowBatcher(
+            CorpusSplit(self.path, split, self.manifest),
+            rule,
+            recipe.seed,
+            attend_across_documents=recipe.data.attend_across_documents,
+        )
+
+
+def open_phases(recipe: Recipe) -> tuple[list[Phase], dict[str, Manifest]]:
+    """The recipe's phases, and the manifests of their corpora by directory.
+
+    Corpora with the same content are one: all their phases name the directory that comes first.
+    """
+    manifests: dict[str, Manifest] = {}
+    directory_of: dict[str, str] = {}  # by content
+    phases = []
+    for phase in recipe.phases:
+        manifest = read_manifest(Path(phase.corpus))
+        corpus = directory_of.setdefault(manifest.content_sha256(), phase.corpus)
+        manifests.setdefault(corpus, manifest)
+        phases.append(replace(phase, corpus=corpus))
+    return phases, manifests
+
+
+def longest_rows(recipe: Recipe) -> int:
+    """Tokens per row in that phase of the recipe which has the most."""
+    return max(manifest.sequence_length for manifest in open_phases(recipe)[1].values())
+
+
+def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank: int) -> PhasedBatches:
+    """All steps of a run as one of its processes sees them."""
+    phases, manifests = open_phases(recipe)
+    batchers = {
+        corpus: Corpus(Path(corpus), manifest, vocabulary).batcher(recipe, "train")
+        for corpus, manifest in manifests.items()
+    }
+    parts = []
+    for index, phase in enumerate(phases):
+        geometry = BatchGeometry(
+            global_batch_size=phase.global_batch_size,
+            micro_batch_size=phase.micro_batch_size(world_size),
+            world_size=world_size,
+            rank=rank,
+        )
+        place = place_of_step_zero(phases, index)
+        parts.append(StepBatches(batchers[phase.corpus], geometry, recipe.seed, place))
+    return PhasedBatches(phases, parts)
 
 
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
     """The model with its objective and guide, in float32 in host memory."""
-    model = build_model(recipe.model, corpus.vocabulary, corpus.manifest.sequence_length, recipe.seed)
+    positions = recipe.model.max_positions or longest_rows(recipe)
+    model = build_model(recipe.model, corpus.vocabulary, positions, recipe.seed)
     guidance = recipe.guidance
     table = head_table(guidance.heads, guidance.layers, model.config.num_hidden_layers)
     allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
@@ -58,20 +107,40 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
     return PretrainingModule(model, recipe.objective.kind, guide)
 
 
-def build_guidance(recipe: Recipe, guide: AttentionGuide, sequence_length: int) -> RunGuidance:
-    """Schedule and loss beside the guide of a module, for a run."""
-    schedule = build_guidance_schedule(recipe, guide.allocation, sequence_length)
+def build_guidance(
+    recipe: Recipe,
+    guide: AttentionGuide,
+    sequence_length: int,
+    lengths_before: Sequence[tuple[int, int]] = (),
+) -> RunGuidance:
+    """Schedule and loss beside the guide of a module, for a run; see build_guidance_schedule."""
+    schedule = build_guidance_schedule(recipe, guide.allocation, sequence_length, lengths_before)
     loss = make_guidance_loss(guide.allocation, recipe.guidance.normalization)
     return RunGuidance(guide, schedule, loss, Formation(schedule, recipe.guidance.formed_mass))
 
 
-def build_guidance_schedule(recipe: Recipe, allocation: Allocation, sequence_length: int) -> GuidanceSchedule:
-    """When and where the recipe's guidance acts."""
+def build_guidance_schedule(
+    recipe: Recipe,
+    allocation: Allocation,
+    sequence_length: int,
+    lengths_before: Sequence[tuple[int, int]] = (),
+) -> GuidanceSchedule:
+    """When and where the recipe's guidance acts.
+
+    Args:
+        recipe: with the weight.
+        allocation: of the heads.
+        sequence_length: of the rows in the run's last phase.
+        lengths_before: of the rows in the phases before it, each after the step at which the phase ends.
+    """
     guidance = recipe.guidance
     layers = allocation.guided_layers
     weights = guidance.layer_weights
     return GuidanceSchedule(
         weight=guidance_weight(recipe, allocation, sequence_length),
+        weights_before=tuple(
+            (end_step, guidance_weight(recipe, allocation, length)) for end_step, length in lengths_before
+        ),
         bias=guidance.bias if guidance.acts_by == "bias" else 0.0,
         plateau_steps=recipe.steps_of(guidance.plateau),
         end_step=recipe.train.num_steps if guidance.end is None else recipe.steps_of(guidance.end),

@@ -9,9 +9,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from data_prep.format import TOKENIZER_NAME
 from pipeline.data.batches import evaluation_batches
+from pipeline.encoder.model import usable_positions
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.guidance.schedule import GuidedStep
-from pipeline.model import usable_positions
 from pipeline.weights import TrainedRun, load_trained_run
 
 _CHECKED_ROWS = 4

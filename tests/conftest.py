@@ -26,6 +26,15 @@ if not torch.cuda.is_available():
 settings.register_profile("lodestar", deadline=None, derandomize=True, database=None)
 settings.load_profile("lodestar")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 TINY_LENGTH = 32
 TINY_RECIPE: dict[str, Any] = {
     "seed": 1,
@@ -78,6 +87,14 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_documents: Path, 
         *("shard", tiny_documents, "--tokenizer", tiny_tokenizer, "--out", path, "--workers", 1),
         *("--length", TINY_LENGTH, "--valid-fraction", 0.2, "--shards", 3),
     )
+    return path
+
+
+@pytest.fixture(scope="session")
+def short_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    """The tiny corpus in rows of 16 tokens; not to be changed."""
+    path = tmp_path_factory.mktemp("corpora") / "short"
+    _prepare("repack", tiny_corpus, "--out", path, "--length", TINY_LENGTH // 2, "--workers", 1)
     return path
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.__main__ import build_parser
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.config.schema import CheckpointSection, RecoverySection
 from pipeline.runs.lock import DEAD_SECONDS
 from pipeline.runs.requeue import judge
@@ -50,6 +51,13 @@ def test_variables_are_those_of_the_scripts() -> None:
 def test_options_of_train_exist() -> None:
     arguments = ["train", "demo", "--stop-signal", "SIGUSR1"]
     assert build_parser().parse_args(arguments).stop_signal == "SIGUSR1"
+
+
+def test_fields_told_are_those_of_a_line() -> None:
+    section = TEXT.split("## How well the machines are used\n")[1].split("\n## ")[0]
+    fields = set(re.findall(r"`(\w+)`", section))
+    assert fields == MEASURED_FIELDS - {"time", "seconds", "step_seconds", "guidance_share"}
+    assert build_parser().parse_args(["train", "demo", "--profile", "5"]).profile_steps == 5
 
 
 def test_links_and_scripts_exist() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.schema import GuidanceSection
+from pipeline.config.schema import GuidanceSection, Recipe
 from pipeline.guidance.allocation import PRESETS, allocate, head_table
 from pipeline.guidance.patterns import TOKEN_PATTERNS, parse_pattern
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, scaled_weight, weight_of_alpha
@@ -76,3 +76,11 @@ def test_links_exist():
     for target in re.findall(r"\]\(([^)#]+)\)|<img src=\"([^\"]+)\"", GUIDANCE):
         for path in target:
             assert not path or "://" in path or (DOCS / path).exists(), path
+
+
+def test_curriculum_shown_is_a_recipe():
+    text = (DOCS / "curriculum.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    recipe = Recipe.model_validate({"run_dir": "run", **yaml.safe_load(block)})
+    assert [phase.end_step for phase in recipe.phases] == [2_000, 90_000, 100_000]
+    assert [phase.micro_batch_size(8) for phase in recipe.phases] == [32, 128, 32]

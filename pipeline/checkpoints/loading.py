@@ -83,9 +83,17 @@ def load_checkpoint(engine: Any, source: Source) -> None:
     for group, before in zip(engine.optimizer.param_groups, settings):
         group.update(before)
     _keep_recipes(engine.optimizer, kept)
-    for state in engine.optimizer.optimizer.state.values() if engine.zero_optimization() else ():
+    if engine.zero_optimization():
+        _own_steps(engine.optimizer.optimizer)
+
+
+def _own_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Give every state its own number of steps, on the device where the optimizer looks for it."""
+    is_fused = optimizer.defaults.get("fused")
+    for parameter, state in optimizer.state.items():
         if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].clone()
+            device = parameter.device if is_fused else "cpu"
+            state["step"] = state["step"].to(device, copy=True)
 
 
 def _keep_recipes(optimizer: Any, kept: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def add(commands: "Subparsers[Parser]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
-    from pipeline.plan import print_plan
+    from pipeline.planning.plan import print_plan
 
     on_cuda = arguments.device == "cuda"
     print_plan(arguments.recipe, arguments.overrides, arguments.processes, on_cuda, arguments.json)

@@ -40,6 +40,14 @@ def add(commands: "Subparsers[Parser]") -> None:
         choices=("SIGUSR1", "SIGXCPU", "SIGURG", "SIGQUIT"),  # what batch systems send, beside ours
         help="one more signal that means: save and stop, beside SIGUSR2, SIGTERM, SIGHUP and SIGINT",
     )
+    parser.add_argument(
+        "--profile",
+        type=positive,
+        metavar="N",
+        dest="profile_steps",
+        help="profile N steps, a few steps after the start: RUN/profile/ gets a trace of every process (for "
+        "ui.perfetto.dev) and a table of what the time goes into; slower steps, but the same numbers",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             options,
             arguments.stop_at,
             arguments.stop_signal,
+            arguments.profile_steps,
             cluster,
         )
     finally:

@@ -5,6 +5,7 @@ to be broken is left out, so one mistake is told once.
 """
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,19 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
+from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, read_vocabulary
-from pipeline.errors import DataError
-from pipeline.model import (
+from pipeline.encoder.compilation import LAST_ZERO_STAGE
+from pipeline.encoder.model import (
     has_safetensors,
     model_config,
     usable_positions,
 )
+from pipeline.errors import DataError
 from pipeline.objectives.mlm import SUPPORTED_FAMILIES
 
 _NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder
@@ -71,14 +74,16 @@ def check_recipe(recipe: Recipe, world: World) -> list[Problem]:
     """All problems of a recipe whose single values are in order."""
     problems = [*_check_steps(recipe), *_check_batch(recipe, world), *_check_engine(recipe, world)]
     manifest, vocabulary, corpus_problems = _open_corpus(recipe)
+    row_lengths, curriculum_problems = check_curriculum(recipe, manifest)
     problems += [
         *corpus_problems,
+        *curriculum_problems,
         *check_guidance(recipe, None if vocabulary is None else Path(recipe.corpus)),
     ]
-    config, model_problems = _open_model(recipe, manifest, vocabulary)
+    config, model_problems = _open_model(recipe, manifest, vocabulary, row_lengths)
     problems += model_problems
     if config is not None:
-        problems += check_guided_heads(recipe, config, manifest.sequence_length if manifest else None)
+        problems += check_guided_heads(recipe, config, set(row_lengths.values()))
     return problems
 
 
@@ -116,14 +121,16 @@ def _check_steps(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _check_batch(recipe: Recipe, world: World) -> Iterator[Problem]:
-    batch, processes = recipe.train.global_batch_size, world.world_size
-    if batch % processes:
+    batches, processes = batch_sizes(recipe), world.world_size
+    common = math.gcd(*batches.values())
+    fewer = max(n for n in range(1, common + 1) if common % n == 0 and n <= processes)
+    for key, batch in batches.items():
+        if batch % processes == 0:
+            continue
         below, above = batch // processes * processes, (batch // processes + 1) * processes
         choice = f"{below} or {above}" if below else str(above)
-        numbers = [n for n in range(1, batch + 1) if batch % n == 0]
-        fewer = max(n for n in numbers if n < processes)
         yield Problem(
-            ("train.global_batch_size",),
+            (key,),
             f"{batch} rows cannot be shared by {processes} processes; start {fewer} of them, or write "
             f"global_batch_size: {choice} (which makes it another run)",
         )
@@ -134,6 +141,12 @@ def _check_engine(recipe: Recipe, world: World) -> Iterator[Problem]:
         yield Problem(("train.precision",), "fp16 needs a CUDA device, none was found; write bf16 or fp32")
     template, problems = read_template(recipe.train.deepspeed)
     yield from problems
+    if not problems and recipe.train.compile is True and zero_stage(template) > LAST_ZERO_STAGE:
+        yield Problem(
+            ("train.compile", "train.deepspeed"),
+            f"blocks cannot be compiled at ZeRO stage {zero_stage(template)}, which gathers weights inside "
+            "them; write compile: auto or false, or deepspeed: zero2",
+        )
     if not problems and zero_stage(template) == 0 and recipe.train.precision != "fp32":
         # DeepSpeed 0.19 does not scale fp16 losses at stage 0, and takes one real step while it sets bf16 up.
         yield Problem(
@@ -164,7 +177,10 @@ def _open_corpus(recipe: Recipe) -> tuple[Manifest | None, Vocabulary | None, li
 
 
 def _open_model(
-    recipe: Recipe, manifest: Manifest | None, vocabulary: Vocabulary | None
+    recipe: Recipe,
+    manifest: Manifest | None,
+    vocabulary: Vocabulary | None,
+    row_lengths: dict[str, int],
 ) -> tuple[PretrainedConfig | None, list[Problem]]:
     section, problems = recipe.model, []
     for key in section.settings_beside_checkpoint():
@@ -195,14 +211,17 @@ def _open_model(
     # Without a corpus the vocabulary is unknown; any will do to look at layers and heads.
     stand_in = vocabulary or Vocabulary(size=8, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=())
     try:
-        config = model_config(section, stand_in, manifest.sequence_length if manifest else 512)
+        config = model_config(section, stand_in, max(row_lengths.values(), default=512))
         with torch.device("meta"):  # builds the model without memory, so that no value fails later
             AutoModelForMaskedLM.from_config(config)
     except Exception as error:  # transformers raises many kinds here, all about the values given
         key = "model.options" if section.checkpoint is None else "model.checkpoint"
         return None, [Problem((key,), f"transformers refuses it ({type(error).__name__}): {error}")]
     if manifest is not None and vocabulary is not None:
-        problems = [*_check_model_fits(recipe, config, manifest, vocabulary)]
+        problems = [
+            *_check_positions(recipe, config, row_lengths),
+            *_check_model_fits(recipe, config, manifest, vocabulary),
+        ]
     return config, problems
 
 
@@ -221,16 +240,25 @@ def _check_options(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def _check_positions(
+    recipe: Recipe, config: PretrainedConfig, row_lengths: dict[str, int]
+) -> Iterator[Problem]:
+    """The longest rows of all must fit."""
+    positions = usable_positions(config)
+    key, length = max(row_lengths.items(), key=lambda item: item[1])
+    if positions < length:
+        from_scratch = recipe.model.checkpoint is None
+        yield Problem(
+            ("model.max_positions" if from_scratch else "model.checkpoint", key),
+            f"the model takes {positions} tokens but the corpus's rows have {length}; "
+            + (f"write max_positions: {length} or more, or " if from_scratch else "")
+            + f"shard the corpus with --length {positions}",
+        )
+
+
 def _check_model_fits(
     recipe: Recipe, config: PretrainedConfig, manifest: Manifest, vocabulary: Vocabulary
 ) -> Iterator[Problem]:
-    length, positions = manifest.sequence_length, usable_positions(config)
-    if positions < length:
-        yield Problem(
-            ("model.max_positions", "corpus"),
-            f"the model takes {positions} tokens but the corpus's rows have {length}; write max_positions: "
-            f"{length} or more, or shard the corpus with --length {positions}",
-        )
     if recipe.model.checkpoint is None:
         if config.vocab_size < vocabulary.size:
             yield Problem(

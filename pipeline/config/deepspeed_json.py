@@ -93,31 +93,39 @@ def persistence_threshold(template: dict[str, Any]) -> int:
     return int(_zero_section(template).get("stage3_param_persistence_threshold", 100_000))
 
 
-def resolve(recipe: Recipe, template: dict[str, Any], world_size: int, on_cuda: bool) -> dict[str, Any]:
+def resolve(recipe: Recipe, template: dict[str, Any], world_size: int) -> dict[str, Any]:
     """The configuration given to DeepSpeed: the template with its blanks filled from the recipe."""
-    train, optimizer = recipe.train, recipe.optimizer
+    train = recipe.train
     micro_batch_size = recipe.micro_batch_size(world_size)
     return {
         **{key: value for key, value in template.items() if key in _KEPT},
         "train_batch_size": train.global_batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": train.global_batch_size // (micro_batch_size * world_size),
-        "gradient_clipping": optimizer.gradient_clipping,
+        "gradient_clipping": recipe.optimizer.gradient_clipping,
         "bf16": {"enabled": train.precision == "bf16"},
         "fp16": _FP16_DEFAULTS if train.precision == "fp16" else {"enabled": False},
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": optimizer.learning_rate,
-                "betas": optimizer.betas,
-                "eps": optimizer.eps,
-                "weight_decay": optimizer.weight_decay,
-                # torch's AdamW everywhere: no extension to compile, and one fused kernel on CUDA.
-                "torch_adam": True,
-                **({"fused": True} if on_cuda and not offloads_optimizer(template) else {}),
-            },
-        },
+        **_resolve_optimizer(recipe),
     }
+
+
+def _resolve_optimizer(recipe: Recipe) -> dict[str, Any]:
+    section = recipe.optimizer
+    settings = {
+        "lr": section.learning_rate,
+        "betas": section.betas,
+        "eps": section.eps,
+        "weight_decay": section.weight_decay,
+    }
+    if section.kind == "lamb":
+        return {
+            "optimizer": {"type": "Lamb", "params": settings},
+            "zero_allow_untested_optimizer": True,  # DeepSpeed knows a list of optimizers, and ours is tested
+            "zero_force_ds_cpu_optimizer": False,  # offloaded, it would refuse all but its own
+        }
+    # torch's fused AdamW everywhere, in one pass over memory. On CPU it is as fast as DeepSpeed's own for
+    # offloaded states (docs/optimizers.md), which would take minutes to compile on each kind of machine.
+    return {"optimizer": {"type": "AdamW", "params": {**settings, "torch_adam": True, "fused": True}}}
 
 
 def _lint(path: Path, template: dict[str, Any]) -> list[Problem]:
@@ -154,6 +162,14 @@ def _lint_zero(path: Path, template: dict[str, Any]) -> list[Problem]:
     for name in ("offload_optimizer", "offload_param"):
         if isinstance(section.get(name), dict) and section[name].get("device") == "nvme":
             return [_problem(f"{path}: {name} on nvme would not be part of a checkpoint; write device: cpu")]
+    offload = section.get("offload_optimizer")
+    if isinstance(offload, dict) and (ratio := offload.get("ratio", 1.0)) != 1.0:
+        harm = "what stays on the device would not be part of a checkpoint"
+        return [_problem(f"{path}: offload_optimizer.ratio is {ratio!r}; {harm}; leave it out")]
+    if (found := section.get("round_robin_gradients", False)) is not False:
+        # DeepSpeed 0.19 notes for each parameter the place that it would have without.
+        harm = "a checkpoint for another number of processes would mix the parameters up"
+        return [_problem(f"{path}: round_robin_gradients is {found!r}; {harm}; leave it out")]
     try:
         DeepSpeedZeroConfig(**section)
     except ValidationError as error:

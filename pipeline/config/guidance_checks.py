@@ -8,9 +8,9 @@ from transformers import PretrainedConfig
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.token_sets import read_tokens
+from pipeline.encoder.model import attention_reach
 from pipeline.guidance.allocation import Allocation, allocate, head_table, is_table, pattern_names
 from pipeline.guidance.patterns import parse_pattern, reach_of
-from pipeline.model import attention_reach
 
 
 def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]:
@@ -57,10 +57,8 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
         yield from _check_tokens(recipe, corpus_dir)
 
 
-def check_guided_heads(
-    recipe: Recipe, config: PretrainedConfig, sequence_length: int | None
-) -> Iterator[Problem]:
-    """Problems between the guided heads and the model; `sequence_length` None: unknown."""
+def check_guided_heads(recipe: Recipe, config: PretrainedConfig, row_lengths: set[int]) -> Iterator[Problem]:
+    """Problems between the guided heads and the model, with all row lengths of the run that are known."""
     guidance, num_layers = recipe.guidance, config.num_hidden_layers
     layers = list(range(num_layers)) if guidance.layers is None else guidance.layers
     if beyond := [layer for layer in layers if layer >= num_layers]:
@@ -82,8 +80,12 @@ def check_guided_heads(
         return  # told by check_guidance
     if guidance.heads:
         yield from _check_sampling(recipe, len(allocation.guided_layers))
-    if sequence_length is not None:
-        yield from _check_reach(allocation, config, sequence_length, is_table(guidance.heads))
+    told: set[tuple[str, ...]] = set()
+    for length in sorted(row_lengths):
+        for problem in _check_reach(allocation, config, length, is_table(guidance.heads)):
+            if problem.keys not in told:  # for shorter rows
+                yield problem
+            told.add(problem.keys)
 
 
 def _check_tokens(recipe: Recipe, corpus_dir: Path) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -118,16 +118,17 @@ def _explain(error: ErrorDetails, key: str) -> str:
 
 def _suggest(key: str) -> str:
     """The nearest key of the same section, or of the whole recipe."""
+    key = re.sub(r"\.\d+(?=\.)", "", key)  # the sections of a list have the same keys
     section, _, name = key.rpartition(".")
     known = list(_known_keys(Recipe))
     if key in known:  # written with its dot, in the file
         return f"; write {name} in the section {section}, indented below '{section}:'"
-    siblings = [k for k in known if k.rpartition(".")[0] == section]
-    if near := difflib.get_close_matches(key, siblings, n=1, cutoff=0.6):
-        return f"; did you mean {near[0]}?"
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
+        return f"; did you mean {siblings[near[0]]}?"
     if elsewhere := [k for k in known if k.rpartition(".")[2] == name]:
         return f"; did you mean {elsewhere[0]}?"
-    names = ", ".join(k.rpartition(".")[2] for k in siblings)
+    names = ", ".join(siblings)
     return f"; {section or 'a recipe'} has {names}" if names else ""
 
 
@@ -135,8 +136,9 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        for section in (field.annotation, *get_args(field.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                keys += _known_keys(section, f"{prefix}{name}.")
     return keys
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_core import PydanticCustomError
 
+from pipeline.data.phases import Phase
 from pipeline.data.token_sets import CLS_AND_SEP
 from pipeline.guidance.allocation import pattern_names
 from pipeline.guidance.patterns import TOKEN_PATTERNS
@@ -185,8 +186,11 @@ class GuidanceSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW."""
+    """How gradients become steps; see docs/optimizers.md."""
 
+    kind: Literal["adamw", "lamb"] = Field(
+        "adamw", description="lamb: AdamW with a trust ratio per matrix, for batches of thousands of rows"
+    )
     learning_rate: PositiveFloat = 5e-4
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [
         0.9,
@@ -217,12 +221,33 @@ class TrainSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     deepspeed: str = Field("zero1", description="a file of ds_configs/ by name, or a path to a JSON file")
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="torch.compile the encoder's blocks, up to ZeRO stage 2; auto: on CUDA. Where it does "
+        "not work a warning says why, and the run goes on without",
+    )
+
+
+class PhaseSection(Section):
+    """A phase before the recipe's own values hold; what it leaves out is the recipe's own."""
+
+    until: Duration = Field(description="the next phase begins here")
+    corpus: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="of the same tokenizer; its rows may have another length"
+    )
+    global_batch_size: PositiveInt | None = Field(None, description="as in train")
+    micro_batch_size: PositiveInt | None = Field(None, description="as in train")
 
 
 class DataSection(Section):
     """How batches reach the model."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(1, description="processes that prepare batches ahead")
+    attend_across_documents: bool = Field(
+        True,
+        description="false: in a row of several documents each attends to itself only, and positions begin "
+        "anew with each, as if every document had a row of its own",
+    )
 
 
 class EvaluationSection(Section):
@@ -280,6 +305,9 @@ class Recipe(Section):
 
     run_dir: str = Field(description="everything the run writes")
     corpus: str = Field(description="directory made by 'python -m data_prep shard'")
+    curriculum: list[PhaseSection] = Field(
+        [], description="phases that come before: other batch sizes, or other corpora with other row lengths"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelSection = ModelSection()
     objective: ObjectiveSection = ObjectiveSection()
@@ -299,14 +327,26 @@ class Recipe(Section):
             return duration
         return round(duration * self.train.num_steps)
 
-    def micro_batch_size(self, world_size: int) -> int:
-        """Rows per forward pass on each of so many processes, which must divide the global batch.
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases of the run; the last has the recipe's own values and goes to the end."""
+        train = self.train
+        last = PhaseSection(until=train.num_steps)
+        ends = [*(self.steps_of(section.until) for section in self.curriculum), train.num_steps]
+        return [
+            Phase(
+                first_step=first_step,
+                end_step=end_step,
+                corpus=section.corpus or self.corpus,
+                global_batch_size=section.global_batch_size or train.global_batch_size,
+                micro_batch_limit=section.micro_batch_size or train.micro_batch_size,
+            )
+            for section, first_step, end_step in zip([*self.curriculum, last], [0, *ends], ends)
+        ]
 
-        The largest number up to `train.micro_batch_size` that divides a process's share of the global batch.
-        """
-        share = self.train.global_batch_size // world_size
-        limit = min(self.train.micro_batch_size, share)
-        return next(size for size in range(limit, 0, -1) if share % size == 0)
+    def micro_batch_size(self, world_size: int) -> int:
+        """Rows per forward pass in the last phase, see Phase.micro_batch_size."""
+        return self.phases[-1].micro_batch_size(world_size)
 
     @property
     def guided(self) -> bool:

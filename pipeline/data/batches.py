@@ -4,6 +4,7 @@ Row i of a step's global batch belongs to micro-step i // (W * m) and rank (i //
 and micro-batches of m rows: the same rows make the same global batch whatever W and m are.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from pipeline.data.digest import digest_rows
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
 from pipeline.data.order import rows_of_step
+from pipeline.data.phases import Phase, phase_at
 
 _EVALUATION_EPOCH = 0  # held-out rows are masked as in this epoch, always
 
@@ -33,6 +35,8 @@ class MicroBatch:
         labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
         digest: what digest_rows says of the rows as they were read and masked.
+        borders: see Documents.borders, where attention is to stay inside documents; None where it crosses
+            their borders.
     """
 
     input_ids: torch.Tensor
@@ -42,6 +46,7 @@ class MicroBatch:
     labels: torch.Tensor
     full: bool
     digest: int = 0
+    borders: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same rows on `device`, copied asynchronously where the memory is pinned."""
@@ -53,12 +58,15 @@ class MicroBatch:
             labels=self.labels.to(device, non_blocking=True),
             full=self.full,
             digest=self.digest,
+            borders=None if self.borders is None else self.borders.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> "MicroBatch":
         """Called by DataLoader when it pins batches."""
         for name in ("input_ids", "lengths", "documents", "positions", "labels"):
             setattr(self, name, getattr(self, name).pin_memory())
+        if self.borders is not None:
+            self.borders = self.borders.pin_memory()
         return self
 
     def attention_mask(self) -> torch.Tensor | None:
@@ -85,26 +93,29 @@ class MicroBatch:
 class RowBatcher:
     """Reads and masks any rows of a split."""
 
-    def __init__(self, split: CorpusSplit, rule: MaskingRule, seed: int) -> None:
-        """`seed` is the masks' seed."""
+    def __init__(
+        self, split: CorpusSplit, rule: MaskingRule, seed: int, *, attend_across_documents: bool = True
+    ) -> None:
+        """`seed` is the masks' seed; see MicroBatch.borders for `attend_across_documents`."""
         self.split = split
         self.rule = rule
         self.seed = seed
+        self.attend_across_documents = attend_across_documents
 
     def batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64] | int) -> MicroBatch:
         """The rows as one micro-batch, masked as in the given epochs."""
         original = self.split.read(rows)
         masked = mask_rows(original.input_ids, rows, epochs, self.seed, self.rule)
+        documents = Documents(starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends))
         return MicroBatch(
             input_ids=torch.from_numpy(masked.input_ids),
             lengths=torch.from_numpy(original.lengths),
-            documents=Documents(
-                starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends)
-            ),
+            documents=documents,
             positions=torch.from_numpy(masked.positions),
             labels=torch.from_numpy(masked.labels),
             full=bool((original.lengths == self.split.sequence_length).all()),
             digest=digest_rows(rows, masked.input_ids, masked.positions, masked.labels),
+            borders=None if self.attend_across_documents else documents.borders(),
         )
 
 
@@ -132,11 +143,14 @@ class BatchGeometry:
 class StepBatches(Dataset):
     """Item `step` is the list of this rank's micro-batches of that optimizer step."""
 
-    def __init__(self, batcher: RowBatcher, geometry: BatchGeometry, order_seed: int) -> None:
-        """`order_seed` seeds the row order."""
+    def __init__(
+        self, batcher: RowBatcher, geometry: BatchGeometry, order_seed: int, place_of_step_zero: int = 0
+    ) -> None:
+        """`order_seed` seeds the row order; see rows_of_step for `place_of_step_zero`."""
         self.batcher = batcher
         self.geometry = geometry
         self.order_seed = order_seed
+        self.place_of_step_zero = place_of_step_zero
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Row numbers of the step's global batch, of all ranks, (global_batch_size,)."""
@@ -147,14 +161,40 @@ class StepBatches(Dataset):
         rows, epochs = self._rows_and_epochs(step)
         return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
 
+    def epochs_before(self, step: int) -> float:
+        """Passes over the corpus before the step, as a fraction."""
+        place = self.place_of_step_zero + step * self.geometry.global_batch_size
+        return place / self.batcher.split.num_rows
+
     def _rows_and_epochs(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         return rows_of_step(
-            step, self.geometry.global_batch_size, self.batcher.split.num_rows, self.order_seed
+            step,
+            self.geometry.global_batch_size,
+            self.batcher.split.num_rows,
+            self.order_seed,
+            self.place_of_step_zero,
         )
 
 
+class PhasedBatches(Dataset):
+    """Item `step` is that of the phase that the step is in."""
+
+    def __init__(self, phases: Sequence[Phase], parts: Sequence[StepBatches]) -> None:
+        """`parts` has what each of the phases trains."""
+        self.phases = phases
+        self.parts = parts
+
+    def part_of(self, step: int) -> StepBatches:
+        """Those of the step's phase."""
+        return self.parts[phase_at(self.phases, step)]
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        """As StepBatches has it."""
+        return self.part_of(step)[step]
+
+
 def load_steps(
-    batches: StepBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
+    batches: StepBatches | PhasedBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
 ) -> Iterator[list[MicroBatch]]:
     """Iterate over some steps, in their order, prepared ahead by `num_workers` processes."""
     return iter(
@@ -166,10 +206,16 @@ def load_steps(
             # Forked workers share the mapped shards; any other way would copy them to each.
             multiprocessing_context="fork" if num_workers else None,
             pin_memory=pin_memory,
+            # A worker keeps no one waiting, and would otherwise inherit a collector that is off.
+            worker_init_fn=_collect_garbage if num_workers else None,
             # Its own, or starting the loader would draw from the generator that dropout uses.
             generator=torch.Generator(),
         )
     )
+
+
+def _collect_garbage(worker: int) -> None:
+    gc.enable()
 
 
 def rows_evaluated(num_rows: int, max_rows: int | None) -> int:
@@ -194,4 +240,6 @@ def evaluation_batches(
         batch.lengths[filler] = 0
         batch.documents.starts[filler] = batch.documents.ends[filler] = 0
         batch.full = batch.full and not bool(filler.any())
+        if batch.borders is not None:
+            batch.borders = batch.documents.borders()
         yield batch

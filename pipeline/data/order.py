@@ -34,13 +34,14 @@ def _feistel(values: npt.NDArray, half_bits: np.uint64, keys: npt.NDArray) -> np
 
 
 def rows_of_step(
-    step: int, global_batch_size: int, num_rows: int, seed: int
+    step: int, global_batch_size: int, num_rows: int, seed: int, place_of_step_zero: int = 0
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows and epochs of one optimizer step, both of shape (global_batch_size,).
 
-    Steps count from 0. A batch may cross into the next epoch.
+    Steps count from 0. A batch may cross into the next epoch. Step 0 begins at `place_of_step_zero` of the
+    order, which is not 0 where steps of another batch size or corpus came before (see phases.py).
     """
-    consumed = step * global_batch_size + np.arange(global_batch_size, dtype=np.int64)
+    consumed = place_of_step_zero + step * global_batch_size + np.arange(global_batch_size, dtype=np.int64)
     epochs, positions = np.divmod(consumed, num_rows)
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs):

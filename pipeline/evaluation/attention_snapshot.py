@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.attention import AttentionTap, add_to_mask, install_tap
 from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import CorpusSplit
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
+from pipeline.encoder.attention import add_to_mask, install_taps
+from pipeline.encoder.attention_scope import spans_mask
 from pipeline.engine import forward
+from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep
 
 logger = logging.getLogger(__name__)
@@ -27,22 +29,29 @@ _FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 
 
 class AttentionRecorder:
-    """An attention tap that keeps every layer's probabilities; for a single short sentence."""
+    """An attention tap that keeps its layer's probabilities (heads, N, N); for a single short sentence."""
 
     def __init__(self) -> None:
         """Nothing recorded."""
-        self.probs: dict[int, npt.NDArray[np.float32]] = {}
+        self.probs = np.zeros((0, 0, 0), np.float32)
 
     def observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        scaling: float,
+        mask: torch.Tensor | None,
+        spans: torch.Tensor | None,
     ) -> None:
         """See AttentionTap."""
         scores = query.float() @ key.float().transpose(-1, -2) * scaling
-        if mask is not None:  # a local window
+        if spans is not None:
+            mask = spans_mask(spans)
+        if mask is not None:  # a local window, or documents
             scores += add_to_mask(mask, torch.zeros_like(scores))
-        self.probs[layer] = scores.softmax(-1)[0].cpu().numpy()
+        self.probs = scores.softmax(-1)[0].cpu().numpy()
 
-    def bias(self, _layer: int, _query: torch.Tensor) -> None:
+    def bias(self, _query: torch.Tensor) -> None:
         """See AttentionTap: nothing."""
 
 
@@ -71,25 +80,27 @@ def pick_sentence(split: CorpusSplit, sep_id: int) -> npt.NDArray[np.int64]:
 
 @torch.no_grad()
 def record_attention(
-    module: nn.Module, model: PreTrainedModel, tap: AttentionTap, token_ids: npt.NDArray[np.int64]
+    module: nn.Module, model: PreTrainedModel, guide: AttentionGuide, token_ids: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """Attention in a sentence (N,), (layers, heads, N, N). All processes must call this.
 
     Args:
         module: a PretrainingModule, bare or inside an engine.
         model: the transformers model inside it.
-        tap: the model's, which is put back afterwards.
+        guide: the model's, whose taps are put back afterwards.
         token_ids: the sentence.
     """
-    recorder, was_training = AttentionRecorder(), module.training
-    install_tap(model, recorder)
+    recorders, was_training = [AttentionRecorder() for _ in guide.taps], module.training
+    install_taps(model, recorders)
     module.eval()
     try:
-        forward(module, _batch_of(token_ids).to(next(model.parameters()).device), GuidedStep(), None)
+        # Not worth a graph of its own, in a run whose blocks are compiled.
+        with torch.compiler.set_stance("force_eager"):
+            forward(module, _batch_of(token_ids).to(next(model.parameters()).device), GuidedStep(), None)
     finally:
-        install_tap(model, tap)
+        install_taps(model, guide.taps)
         module.train(was_training)
-    return np.stack([recorder.probs[layer] for layer in sorted(recorder.probs)])
+    return np.stack([recorder.probs for recorder in recorders])
 
 
 def write_snapshot(directory: Path, snapshot: Snapshot) -> None:

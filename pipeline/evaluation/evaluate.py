@@ -3,10 +3,10 @@
 from typing import Any
 
 from data_prep.files import write_json_atomically
+from pipeline.accounting.metrics import finite
 from pipeline.data.batches import rows_evaluated
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.evaluation.unigram import held_out_unigram_loss
-from pipeline.metrics import finite
 from pipeline.processes.cluster import Cluster
 from pipeline.weights import TrainedRun, load_trained_run
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.accounting.metrics import WindowSums
 from pipeline.data.batches import RowBatcher, evaluation_batches
 from pipeline.engine import forward
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.timer import CLOCK
-from pipeline.metrics import WindowSums
 from pipeline.processes.cluster import Cluster
 
 

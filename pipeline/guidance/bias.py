@@ -13,7 +13,7 @@ from pipeline.guidance.targets import Targets
 
 
 def target_bias(
-    targets: Targets, pattern_of_head: Sequence[int], query: torch.Tensor, strength: float
+    targets: Targets, pattern_of_head: Sequence[int], query: torch.Tensor, strength: float | torch.Tensor
 ) -> torch.Tensor:
     """`strength` where a guided head has a target, else 0, (B, H, N, N), in the query's type.
 
@@ -21,7 +21,7 @@ def target_bias(
         targets: of the micro-batch.
         pattern_of_head: pattern of each guided head, from head 0 up; the other heads have no bias.
         query: (B, H, N, D).
-        strength: added to the scores, in nats.
+        strength: added to the scores, in nats; a tensor () lets one compiled graph serve any.
     """
     batch, num_heads, length, _ = query.shape
     bias = query.new_zeros(batch, num_heads, length, length)

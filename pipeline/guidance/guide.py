@@ -6,9 +6,9 @@ import torch
 
 from pipeline.data.documents import Documents
 from pipeline.guidance.allocation import Allocation
-from pipeline.guidance.bias import target_bias
-from pipeline.guidance.row_terms import LossForm, row_terms
-from pipeline.guidance.schedule import GuidedLayer, GuidedStep
+from pipeline.guidance.layer_guide import LayerGuide
+from pipeline.guidance.row_terms import LossForm
+from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets, make_targets
 
 
@@ -30,7 +30,7 @@ class GuidanceTerms:
 
 
 class AttentionGuide:
-    """An attention tap that turns the query and key of the looked-at layers into guidance terms.
+    """Guides a model's layers by a tap on each, `taps`, and turns what they saw into guidance terms.
 
     Call `watch` before a forward pass and `collect` after it. Under activation checkpointing a layer is
     seen again during the backward pass, and must do the same work then; those terms are not kept.
@@ -43,14 +43,9 @@ class AttentionGuide:
         self.allocation = allocation
         self.form = form or LossForm()
         self.as_published = as_published
-        self._heads = [allocation.pattern_of_head(layer) for layer in range(len(allocation.layers))]
+        self.taps = [LayerGuide(allocation.pattern_of_head(layer)) for layer in range(len(allocation.layers))]
         self._indices: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._watched: dict[int, GuidedLayer] = {}
         self._step = GuidedStep()
-        self._targets: Targets | None = None
-        self._training = False
-        self._seen: dict[int, tuple[torch.Tensor, ...]] = {}
-        self._collecting = False
 
     def targets(self, token_ids: torch.Tensor, documents: Documents) -> Targets:
         """Targets of a micro-batch of uncorrupted tokens (B, N)."""
@@ -64,62 +59,47 @@ class AttentionGuide:
             targets: of the micro-batch, on the model's device; may be None when nothing is done.
             training: whether attention dropout is on, which the authors' loss takes into account.
         """
-        self._step, self._targets, self._training = guided, targets, training
-        self._watched = {layer.layer: layer for layer in guided.layers}
-        self._seen = {}
-        self._collecting = True
+        self._step = guided
+        first_rows = {layer.layer: layer.first_row for layer in guided.layers}
+        bias_strength = torch.tensor(guided.bias) if guided.bias else None
+        for layer, tap in enumerate(self.taps):
+            tap.looks, tap.targets, tap.collects, tap.seen = layer in first_rows, targets, True, None
+            tap.form = self.form if training else LossForm(name=self.form.name)
+            tap.first_row = torch.tensor(first_rows.get(layer, 0))
+            tap.row_stride = guided.row_stride
+            tap.bias_strength = bias_strength if tap.pattern_of_head else None
 
-    def observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
-    ) -> None:
-        """See AttentionTap."""
-        if layer not in self._watched or self._targets is None:
-            return
-        heads, first_row, stride = self._heads[layer], self._watched[layer].first_row, self._step.row_stride
-        errors, mass = row_terms(
-            query[:, : len(heads)],
-            key[:, : len(heads)],
-            scaling,
-            mask,
-            self._targets,
-            heads,
-            self.form if self._training else LossForm(name=self.form.name),
-            first_row,
-            stride,
-        )
-        valid = self._targets.valid.index_select(0, self._pattern_index(layer, query.device))
-        valid = valid[:, :, first_row::stride].transpose(0, 1)
-        terms = (
+    def collect(self, device: torch.device) -> GuidanceTerms:
+        """The terms of the looked-at layers; empty tensors when there was none."""
+        num_heads = self.allocation.num_heads
+        by_layer = []
+        for layer, tap in enumerate(self.taps):
+            if tap.seen is not None:
+                sums = self._sum_over_rows(layer, tap)
+                by_layer.append([torch.nn.functional.pad(v, (0, num_heads - len(v))) for v in sums])
+            tap.collects, tap.seen = False, None
+        if not by_layer:
+            nothing = torch.zeros(0, num_heads, device=device)
+            return GuidanceTerms(errors=nothing, mass=nothing, rows=nothing)
+        return GuidanceTerms(*(torch.stack(values) for values in zip(*by_layer)))
+
+    def _sum_over_rows(self, layer: int, tap: LayerGuide) -> list[torch.Tensor]:
+        """Errors, mass and number of the valid rows looked at, each (heads of the layer,)."""
+        assert tap.seen is not None
+        assert tap.targets is not None
+        valid = tap.targets.valid.index_select(0, self._pattern_index(layer, tap.seen[0].device))
+        valid = valid[:, :, int(tap.first_row) :: self._step.row_stride].transpose(0, 1)
+        # There may be one more, which is beyond the last.
+        errors, mass = (values[..., : valid.shape[-1]] for values in tap.seen)
+        return [
             torch.where(valid, errors, 0.0).sum((0, 2)),
             torch.where(valid, mass, 0.0).sum((0, 2)),
             valid.sum((0, 2)).float(),
-        )
-        if self._collecting:
-            self._seen[layer] = terms
+        ]
 
     def _pattern_index(self, layer: int, device: torch.device) -> torch.Tensor:
         """Pattern of each guided head of a layer; kept on the device, or every step would wait for a copy."""
         key = layer, device
         if key not in self._indices:
-            self._indices[key] = torch.tensor(self._heads[layer], device=device)
+            self._indices[key] = torch.tensor(self.allocation.pattern_of_head(layer), device=device)
         return self._indices[key]
-
-    def bias(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
-        """See AttentionTap."""
-        if self._step.bias == 0.0 or self._targets is None or not self._heads[layer]:
-            return None
-        return target_bias(self._targets, self._heads[layer], query, self._step.bias)
-
-    def collect(self, device: torch.device) -> GuidanceTerms:
-        """The terms of the looked-at layers; empty tensors when there was none."""
-        seen, self._seen = self._seen, {}
-        self._collecting = False
-        num_heads = self.allocation.num_heads
-        by_layer = [
-            [torch.nn.functional.pad(values, (0, num_heads - len(values))) for values in seen[layer]]
-            for layer in sorted(seen)
-        ]
-        if not by_layer:
-            nothing = torch.zeros(0, num_heads, device=device)
-            return GuidanceTerms(errors=nothing, mass=nothing, rows=nothing)
-        return GuidanceTerms(*(torch.stack(values) for values in zip(*by_layer)))

@@ -6,7 +6,10 @@ import torch
 
 
 class RowInputs(NamedTuple):
-    """Arguments of the operator `lodestar::row_terms`, in its order.
+    """Arguments of the operator `lodestar::row_terms`, in its order, as its implementations take them.
+
+    The operator itself takes `first_row` as a tensor () in host memory, for a graph of torch.compile to serve
+    steps with different ones, and at the end the number of rows to give: see row_terms.py.
 
     Attributes:
         query: of the guided heads, (B, H, N, D).
@@ -16,11 +19,13 @@ class RowInputs(NamedTuple):
         columns: weight of each key by pattern, (C, B, N), float32.
         starts: first position of each row's document, (B, N), int32.
         ends: the position after its last, (B, N), int32.
+        spans: None, or in place of a mask the first key of each row and the one after its last, (2, B, N),
+            int32.
+        first_row: first row looked at.
         pattern_of_head: for each head, its place among the S + C patterns.
         scaling: factor on the scores.
         keep: share of attention that dropout leaves, k of the formulas.
         form: "squared" or "cross_entropy".
-        first_row: first row looked at.
         row_stride: distance of the rows looked at.
     """
 
@@ -31,11 +36,12 @@ class RowInputs(NamedTuple):
     columns: torch.Tensor
     starts: torch.Tensor
     ends: torch.Tensor
+    spans: torch.Tensor | None
+    first_row: int
     pattern_of_head: list[int]
     scaling: float
     keep: float
     form: str
-    first_row: int
     row_stride: int
 
     @property
@@ -47,5 +53,6 @@ class RowInputs(NamedTuple):
 # The same as torch's operators declare it.
 SCHEMA = (
     "Tensor query, Tensor key, Tensor? mask, Tensor single, Tensor columns, Tensor starts, Tensor ends, "
-    "SymInt[] pattern_of_head, float scaling, float keep, str form, SymInt first_row, SymInt row_stride"
+    "Tensor? spans, Tensor first_row, SymInt[] pattern_of_head, float scaling, float keep, str form, "
+    "SymInt row_stride, SymInt num_rows"
 )

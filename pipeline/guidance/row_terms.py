@@ -30,6 +30,8 @@ from pipeline.guidance.row_inputs import SCHEMA, RowInputs
 from pipeline.guidance.row_terms_cpu import LOWEST_SCORE
 from pipeline.guidance.targets import Targets
 
+_NUM_TENSORS = RowInputs._fields.index("pattern_of_head")  # arguments of the operator, its first ones
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossForm:
@@ -47,8 +49,9 @@ def row_terms(
     targets: Targets,
     pattern_of_head: Sequence[int],
     form: LossForm,
-    first_row: int = 0,
+    first_row: int | torch.Tensor = 0,
     row_stride: int = 1,
+    spans: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Error and attention mass on target of every looked-at row.
 
@@ -60,31 +63,50 @@ def row_terms(
         targets: of the micro-batch.
         pattern_of_head: for each head, its place among the targets' patterns.
         form: the error.
-        first_row: first row looked at.
+        first_row: first row looked at. A tensor () in host memory lets one compiled graph serve any of them:
+            R is then the same for all, ceil(N / row_stride), and a row beyond the last has zeros.
         row_stride: distance of the rows looked at.
+        spans: None, or in place of a mask the keys each row attends to, (2, B, N), int32: the first one and
+            the one after the last. This takes O(N) memory where a mask takes O(N^2).
 
     Returns:
         errors (B, H, R), float32, differentiable with respect to query and key, and mass (B, H, R), float32,
         not differentiable: attention on the keys with p_ij > 0. Rows without a target have finite values
         that mean nothing, except under `Targets` made as published, where p_i = 0 is a target.
     """
-    inputs = RowInputs(
-        query=query,
-        key=key,
-        mask=mask,
-        single=targets.single,
-        columns=targets.columns,
-        starts=targets.documents.starts,
-        ends=targets.documents.ends,
-        pattern_of_head=list(pattern_of_head),
-        scaling=scaling,
-        keep=form.keep,
-        form=form.name,
-        first_row=first_row,
-        row_stride=row_stride,
+    assert mask is None or spans is None
+    left = query.shape[2] - first_row if isinstance(first_row, int) else query.shape[2]
+    errors, mass, *_ = _row_terms(
+        query,
+        key,
+        mask,
+        targets.single,
+        targets.columns,
+        targets.documents.starts,
+        targets.documents.ends,
+        spans,
+        torch.as_tensor(first_row),
+        list(pattern_of_head),
+        scaling,
+        form.keep,
+        form.name,
+        row_stride,
+        max(0, (left + row_stride - 1) // row_stride),
     )
-    errors, mass, *_ = _row_terms(*inputs)
     return errors, mass
+
+
+def _split(inputs: Sequence[Any]) -> tuple[RowInputs, int]:
+    """The operator's arguments for an implementation, and the number of rows to give."""
+    *of_rows, num_rows = inputs
+    found = RowInputs(*of_rows)
+    return found._replace(first_row=int(found.first_row)), num_rows
+
+
+def _fill_up(values: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Values of rows (..., R) with zeros for the rows beyond the last."""
+    missing = num_rows - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, missing)) if missing else values
 
 
 @torch.library.custom_op(
@@ -97,8 +119,14 @@ def _row_terms(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
     "squared", half the gradient at the row's largest score over its attention. And the column of that score,
     (B, H, R), int32.
     """
-    of_rows = RowInputs(*inputs)
-    return _implementation(of_rows.query).forward(of_rows)
+    of_rows, num_rows = _split(inputs)
+    errors, mass, kept, peak = _implementation(of_rows.query).forward(of_rows)
+    return (
+        _fill_up(errors, num_rows),
+        _fill_up(mass, num_rows),
+        _fill_up(kept, num_rows),
+        _fill_up(peak, num_rows),
+    )
 
 
 @torch.library.custom_op(
@@ -110,8 +138,11 @@ def _row_terms_backward(
     grad_errors: torch.Tensor, errors: torch.Tensor, kept: torch.Tensor, peak: torch.Tensor, *inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of query and key, (B, H, N, D), in their types."""
-    of_rows = RowInputs(*inputs)
-    return _implementation(of_rows.query).backward(grad_errors, errors, kept, peak, of_rows)
+    of_rows, num_rows = _split(inputs)
+    of_all = [grad_errors, errors, kept, peak]
+    if of_rows.num_rows < num_rows:
+        of_all = [values[..., : of_rows.num_rows].contiguous() for values in of_all]
+    return _implementation(of_rows.query).backward(*of_all, of_rows)
 
 
 def _implementation(query: torch.Tensor) -> Any:
@@ -124,8 +155,8 @@ def _implementation(query: torch.Tensor) -> Any:
 
 @_row_terms.register_fake
 def _(*inputs: Any) -> tuple[torch.Tensor, ...]:
-    of_rows = RowInputs(*inputs)
-    query, shape = of_rows.query, (*of_rows.query.shape[:2], of_rows.num_rows)
+    query, num_rows = inputs[0], inputs[-1]
+    shape = (*query.shape[:2], num_rows)
     values = [query.new_empty(s, dtype=torch.float32) for s in (shape, shape, (3, *shape))]
     return *values, query.new_empty(shape, dtype=torch.int32)
 
@@ -134,16 +165,15 @@ def _(*inputs: Any) -> tuple[torch.Tensor, ...]:
 def _(
     _grad_errors: torch.Tensor, _errors: torch.Tensor, _kept: torch.Tensor, _peak: torch.Tensor, *inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    of_rows = RowInputs(*inputs)
-    return of_rows.query.new_empty(of_rows.query.shape), of_rows.key.new_empty(of_rows.key.shape)
+    query, key = inputs[:2]
+    return query.new_empty(query.shape), key.new_empty(key.shape)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    query, key, mask, single, columns, starts, ends, *settings = inputs
+    tensors, ctx.settings = inputs[:_NUM_TENSORS], inputs[_NUM_TENSORS:]
     errors, mass, kept, peak = output
     ctx.mark_non_differentiable(mass, kept, peak)
-    ctx.save_for_backward(errors, kept, peak, query, key, mask, single, columns, starts, ends)
-    ctx.settings = settings
+    ctx.save_for_backward(errors, kept, peak, *tensors)
 
 
 def _differentiate(ctx: Any, grad_errors: torch.Tensor, *_other: Any) -> tuple:
@@ -152,7 +182,7 @@ def _differentiate(ctx: Any, grad_errors: torch.Tensor, *_other: Any) -> tuple:
     # hold, so its attention could not be made anew from it.
     grad_errors = grad_errors.masked_fill(kept[0] <= LOWEST_SCORE / 2, 0.0)
     grad_query, grad_key = _row_terms_backward(grad_errors, errors, kept, *rest, *ctx.settings)
-    return grad_query, grad_key, *[None] * 11
+    return grad_query, grad_key, *[None] * (_NUM_TENSORS + len(ctx.settings) - 2)
 
 
 _row_terms.register_autograd(_differentiate, setup_context=_keep_for_backward)

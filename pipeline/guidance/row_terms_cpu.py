@@ -119,6 +119,10 @@ def _score_blocks(inputs: RowInputs) -> Iterator[tuple[_Rows, torch.Tensor]]:
         end = min(begin + rows_per_block, inputs.num_rows)
         places = slice(first_row + begin * row_stride, first_row + (end - 1) * row_stride + 1, row_stride)
         scores = (query[:, :, places].float() * inputs.scaling) @ key_transposed
+        if inputs.spans is not None:
+            first_key, end_key = inputs.spans[:, :, places]
+            allowed = keys_of_document(first_key, end_key, length)[:, None]
+            scores.masked_fill_(~allowed, LOWEST_SCORE)
         if mask is not None:
             allowed = mask if mask.shape[-2] == 1 else mask[..., places, :]
             if allowed.dtype == torch.bool:

@@ -33,6 +33,7 @@ class _Problem(NamedTuple):
     columns: torch.Tensor  # (C, B, N)
     starts: torch.Tensor  # (B, R)
     ends: torch.Tensor  # (B, R)
+    spans: torch.Tensor | None  # (2, B, R)
     pattern_of_head: torch.Tensor  # (H,)
     num_single: int
     num_sequences: int
@@ -117,6 +118,7 @@ def _problem(inputs: RowInputs) -> _Problem:
         columns=inputs.columns.contiguous(),
         starts=inputs.starts[:, looked_at].contiguous(),
         ends=inputs.ends[:, looked_at].contiguous(),
+        spans=None if inputs.spans is None else inputs.spans[..., looked_at].contiguous(),
         pattern_of_head=_on_device(tuple(inputs.pattern_of_head), query.device),
         num_single=len(inputs.single),
         num_sequences=batch,
@@ -148,7 +150,7 @@ def _launch(kernel: Any, num_places: int, form: str, problem: _Problem, *argumen
         problem,
         *arguments,
         FORM=form,
-        MASK="none" if mask is None else "bool" if mask.data.dtype == torch.bool else "additive",
+        MASK=_kind_of_mask(problem),
         MASK_PER_ROW=mask is not None and mask.strides[2] != 0,
         BLOCK=block,
         STEP=step,
@@ -156,6 +158,14 @@ def _launch(kernel: Any, num_places: int, form: str, problem: _Problem, *argumen
         num_warps=num_warps,
         num_stages=2,
     )
+
+
+def _kind_of_mask(problem: _Problem) -> str:
+    if problem.spans is not None:
+        return "spans"
+    if problem.mask is None:
+        return "none"
+    return "bool" if problem.mask.data.dtype == torch.bool else "additive"
 
 
 def _tile(block_d: int, dtype: torch.dtype) -> tuple[int, int, int]:

@@ -67,6 +67,8 @@ class GuidanceSchedule:
 
     Attributes:
         weight: factor on the mean row error, for this sequence length; with a bias, 0.
+        weights_before: (end step, weight) of the recipe's phases that come before, whose rows may have other
+            lengths; ascending.
         bias: added to the targets' scores instead of a loss.
         plateau_steps: weight and bias are whole before this step.
         end_step: they are zero from this step on; in between they fall linearly.
@@ -79,6 +81,7 @@ class GuidanceSchedule:
     """
 
     weight: float
+    weights_before: tuple[tuple[int, float], ...] = ()
     bias: float = 0.0
     plateau_steps: int
     end_step: int
@@ -95,6 +98,10 @@ class GuidanceSchedule:
             return 1.0
         return max(0.0, (self.end_step - step) / max(1, self.end_step - self.plateau_steps))
 
+    def whole_weight_at(self, step: int) -> float:
+        """The weight that a strength of 1 has in this step."""
+        return next((weight for end_step, weight in self.weights_before if step < end_step), self.weight)
+
     def is_dense(self, step: int, formed_step: int | None) -> bool:
         """Whether this step belongs to the dense phase.
 
@@ -109,16 +116,14 @@ class GuidanceSchedule:
     def at(self, step: int, formed_step: int | None = None) -> GuidedStep:
         """What this step does; see `is_dense` for the arguments."""
         strength = self.strength_at(step)
-        bias = self.bias * strength
-        if self.weight * strength == 0.0:
+        weight, bias = self.whole_weight_at(step) * strength, self.bias * strength
+        if weight == 0.0:
             return GuidedStep(bias=bias)
         if self.is_dense(step, formed_step):
             chosen, row_stride = [GuidedLayer(layer=layer, probability=1.0) for layer in self.layers], 1
         else:
             chosen, row_stride = self._sampled_layers(step), self.row_stride
-        return GuidedStep(
-            layers=tuple(chosen), weight=self.weight * strength, row_stride=row_stride, bias=bias
-        )
+        return GuidedStep(layers=tuple(chosen), weight=weight, row_stride=row_stride, bias=bias)
 
     def _sampled_layers(self, step: int) -> list[GuidedLayer]:
         probabilities = self.layer_probabilities()

@@ -52,7 +52,14 @@ def _scores(products, sequence, rows, keys, problem, MASK: tl.constexpr, MASK_PE
     get minus infinity, which counts for nothing even in a row where every key is forbidden.
     """
     scores = products * problem.scaling
-    if MASK != "none":
+    if MASK == "spans":
+        inside = rows < problem.num_rows
+        place = sequence * problem.num_rows + rows
+        first = tl.load(problem.spans + place, mask=inside, other=0)
+        place += problem.num_sequences * problem.num_rows
+        end = tl.load(problem.spans + place, mask=inside, other=0)
+        scores = tl.where((keys >= first) & (keys < end), scores, _LOWEST)
+    elif MASK != "none":
         strides = problem.mask.strides
         values = problem.mask.data + sequence * strides[0] + keys.to(tl.int64) * strides[3]
         inside = keys < problem.num_keys

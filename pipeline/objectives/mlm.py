@@ -36,20 +36,23 @@ class MaskedLanguageModeling(nn.Module):
         attention_mask: torch.Tensor | None,
         positions: torch.Tensor,
         labels: torch.Tensor,
+        **inputs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score a micro-batch.
 
         Args:
             input_ids: corrupted tokens, (B, T).
-            attention_mask: 1 for real tokens, (B, T); None when there is no padding.
+            attention_mask: 1 for real tokens, (B, T), None when there is no padding; or what
+                `attention_within_documents` gives for it.
             positions: columns to predict, (B, K).
             labels: original tokens there, (B, K), IGNORED_LABEL where there is none.
+            inputs: further ones of the model, such as position_ids.
 
         Returns:
             The sum of the cross-entropies in nats, float32, differentiable; each row's sum, (B,) float32, not
             differentiable; the number of tokens guessed right.
         """
-        hidden = self.model.base_model(input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = self.model.base_model(input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         index = positions[..., None].expand(-1, -1, hidden.shape[-1])
         transform, decoder = self._head
         predicted = transform(hidden.gather(1, index).flatten(0, 1))

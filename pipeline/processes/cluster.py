@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import UsageError, UserError, exit_code_of
+from pipeline.processes.exchanges import EXCHANGES
 
 _TIMEOUT = timedelta(minutes=30)  # of a collective; see recovery.hang_seconds of a recipe
 _POLL = timedelta(seconds=10)
@@ -104,6 +105,8 @@ class Cluster:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT, verbose=False)
+        if not on_cuda:
+            EXCHANGES.watch(deepspeed.comm.comm.cdb)
         self._check_devices(has_device, num_devices)
 
     def _check_devices(self, has_device: bool, num_devices: int) -> None:
@@ -147,7 +150,8 @@ class Cluster:
             store.set(done, "")
         else:
             _wait_for(store, done)
-        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+        with EXCHANGES.measure():
+            dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
         if failure is not None:
             failure.is_told_to_all = True  # type: ignore[attr-defined]
             raise failure
@@ -168,13 +172,15 @@ class Cluster:
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
+        with EXCHANGES.measure():
+            dist.all_gather_object(gathered, value)
         return gathered
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The tensor summed over all processes, in place; in host memory this does not touch the device."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            with EXCHANGES.measure():
+                dist.all_reduce(values)
         return values
 
 

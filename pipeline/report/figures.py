@@ -60,8 +60,16 @@ def draw_rates(path: Path, train: Lines) -> None:
     _save(path, draw)
 
 
+_SHARES = {
+    "guidance_share": ("guidance", "C2"),
+    "loader_share": ("waiting for data", "C3"),
+    "communication_share": ("communication", "C4"),
+    "mfu": ("model FLOPs utilization", "C1"),
+}
+
+
 def draw_throughput(path: Path, train: Lines) -> None:
-    """Tokens per second, and the shares of guidance and loader."""
+    """Tokens per second, and the shares that the run has measured: older ones know fewer, as do CPUs."""
 
     def draw(axes: Axes) -> None:
         steps = _column(train, "step")
@@ -70,9 +78,11 @@ def draw_throughput(path: Path, train: Lines) -> None:
         axes.yaxis.label.set_color("C0")
         axes.set_ylim(bottom=0)
         right = axes.twinx()
-        right.plot(steps, 100 * _column(train, "guidance_share"), color="C2", lw=1, label="guidance")
-        right.plot(steps, 100 * _column(train, "loader_share"), color="C3", lw=1, label="waiting for data")
-        right.set_ylabel("share of step time (%)")
+        for name, (label, color) in _SHARES.items():
+            shares = np.array([line.get(name) for line in train], dtype=float)
+            if not np.isnan(shares).all():
+                right.plot(steps, 100 * shares, color=color, lw=1, label=label)
+        right.set_ylabel("share (%)")
         right.set_ylim(0, 100)
         right.grid(visible=False)
         right.legend(frameon=False, loc="center right")

@@ -65,7 +65,8 @@ def _draw_all(
     text = "Attention now" + shown
     figures.draw_attention_maps(caption("attention_maps.png", text), sentence, allocation)
     figures.draw_rates(caption("rates.png", "Learning rate and guidance weight."), train)
-    figures.draw_throughput(caption("throughput.png", "Throughput over all processes."), train)
+    text = "Throughput over all processes, and what the time of a step goes into."
+    figures.draw_throughput(caption("throughput.png", text), train)
     return drawn
 
 
@@ -84,8 +85,9 @@ def _render(
         "held-out perplexity": _number(last["held_out_perplexity"]),
         "held-out rows used": _rows_used(trained),
         "tokens trained": f"{last['tokens']:,}",
-        "passes over the corpus": f"{last['epoch']:.2f}",
+        f"passes over {_trained_corpus(trained, last)}": f"{last['epoch']:.2f}",
         "tokens per second": f"{last['tokens_per_second']:,.0f}",
+        **_efficiency(last),
     }
     return environment.get_template("report.html.j2").render(
         run=str(trained.run.path),
@@ -94,6 +96,23 @@ def _render(
         events=trained.run.read_events(),
         recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
     )
+
+
+def _trained_corpus(trained: TrainedRun, last: dict[str, Any]) -> str:
+    """What the last line's epochs are of."""
+    recipe = trained.recipe
+    return recipe.phases[last["phase"]].corpus if recipe.curriculum else "the corpus"
+
+
+def _efficiency(last: dict[str, Any]) -> dict[str, str]:
+    """What the last training line says of it; lines of older runs do not."""
+    told = {}
+    if "model_flops_per_second" in last:
+        told["model TFLOP/s"] = f"{last['model_flops_per_second'] / 1e12:,.3f}"
+        told["peak memory of a process"] = f"{last['peak_memory_bytes'] / 2**30:.2f} GiB"
+    if last.get("mfu") is not None:
+        told["model FLOPs utilization"] = f"{100 * last['mfu']:.1f} %"
+    return told
 
 
 def _rows_used(trained: TrainedRun) -> str:

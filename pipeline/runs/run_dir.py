@@ -1,15 +1,16 @@
 """A run directory: where a run writes what.
 
 recipe.yaml        the complete recipe, defaults included
-environment.json   versions, commit, device, corpus and DeepSpeed configuration of the first start
+environment.json   versions, commit, device, corpora and DeepSpeed configuration of the first start
 checkpoints/       see ../checkpoints/manifest.py
-metrics.jsonl      see metrics.py
-events.jsonl       a line per event: start, resume, converted, recipe changed, patterns formed, checkpoint,
-                   save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
-                   lost process, stop, requeue, not requeued, done
+metrics.jsonl      see accounting/metrics.py
+events.jsonl       a line per event: start, resume, converted, recipe changed, phase, patterns formed,
+                   checkpoint, save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
+                   lost process, stop, requeue, not requeued, profile, done
 skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
 snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py
+profile/           see training/profiling.py; only of a run started with --profile
 .lock              see lock.py
 tensorboard/  report/  export/  evaluation.json
 """
@@ -53,6 +54,7 @@ class RunDir:
         self.skipped_steps_file = self.path / "skipped_steps.json"
         self.tensorboard = self.path / "tensorboard"
         self.attention = self.path / "attention"
+        self.profile = self.path / "profile"
         self.report = self.path / "report"
         self.export = self.path / "export"
         self.evaluation_file = self.path / "evaluation.json"
@@ -81,8 +83,14 @@ class RunDir:
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self.path}: {error}") from error
 
-    def replace_recipe(self, recipe: Recipe) -> None:
-        """Put a changed recipe, accepted by the user, in the place of the old one."""
+    def replace_recipe(self, recipe: Recipe, curriculum_sha256: list[str]) -> None:
+        """Put a changed recipe, accepted by the user, in the place of the old one.
+
+        `curriculum_sha256` is what its phases' corpora are compared with from now on.
+        """
+        if environment := self.read_environment():
+            environment["curriculum_sha256"] = curriculum_sha256
+            write_json_atomically(self.environment_file, environment)
         write_atomically(self.recipe_file, yaml.safe_dump(_settings_of(recipe), sort_keys=False))
 
     def read_environment(self) -> dict[str, Any]:
@@ -121,15 +129,19 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     )  # what follows the last newline is unfinished
 
 
+# Beyond rounding.
+_CHANGES_NOTHING = ("train.micro_batch_size", "train.deepspeed", "train.compile", "data.num_workers")
+
+
 def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys on which two recipes differ, with both values, where it changes what is computed."""
     return [
         difference
-        for difference in _differences(_settings_of(old), _settings_of(new))
+        for difference in _differences(_settings_compared(old), _settings_compared(new))
         # The corpus is compared by content, wherever it lies.
         if difference[0].split(".")[0]
-        not in ("run_dir", "corpus", "data", "evaluation", "checkpoint", "recovery", "logging")
-        and difference[0] not in ("train.micro_batch_size", "train.deepspeed")
+        not in ("run_dir", "corpus", "evaluation", "checkpoint", "recovery", "logging")
+        and difference[0] not in _CHANGES_NOTHING
     ]
 
 
@@ -141,6 +153,9 @@ def describe_environment(recipe: Recipe, deepspeed_config: dict[str, Any], world
         **describe_machine(),
         "world_size": world_size,
         "corpus_sha256": read_manifest(Path(recipe.corpus)).content_sha256(),
+        "curriculum_sha256": [
+            read_manifest(Path(phase.corpus)).content_sha256() for phase in recipe.phases[:-1]
+        ],
         "deepspeed_config": deepspeed_config,
     }
 
@@ -174,6 +189,15 @@ def _settings_of(recipe: Recipe) -> dict[str, Any]:
         settings["guidance"].pop(key, None)
     if recipe.model.checkpoint is not None and not recipe.model.settings_beside_checkpoint():
         settings["model"] = {"checkpoint": settings["model"]["checkpoint"]}
+    return settings
+
+
+def _settings_compared(recipe: Recipe) -> dict[str, Any]:
+    """The same, with those keys of the curriculum's phases that are compared like the recipe's own."""
+    settings = _settings_of(recipe)
+    settings["curriculum"] = [
+        {key: phase[key] for key in ("until", "global_batch_size")} for phase in settings["curriculum"]
+    ]
     return settings
 
 

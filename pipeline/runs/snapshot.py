@@ -65,6 +65,9 @@ def _make_paths_absolute(settings: dict[str, Any]) -> None:
             section = section.get(parent) or {}
         if section.get(last) is not None:
             section[last] = str(Path(section[last]).absolute())
+    for phase in settings.get("curriculum") or []:
+        if phase.get("corpus") is not None:
+            phase["corpus"] = str(Path(phase["corpus"]).absolute())
     train = settings.get("train") or {}
     name = train.get("deepspeed")
     if name is not None and not (TEMPLATES_DIR / f"{name}.json").is_file():

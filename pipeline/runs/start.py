@@ -69,11 +69,11 @@ def choose_start(
         )
     delete_leftovers(run.checkpoints)
     _compare_corpora(run, environment)
-    changes = _recipe_changes(run, recipe, options.accept_changes)
+    changes = _recipe_changes(run, recipe, environment, options.accept_changes)
     start = _resume(run, options, environment["world_size"], zero_stage)
     if changes:
         run.add_event("recipe changed", changes=changes)
-        run.replace_recipe(recipe)
+        run.replace_recipe(recipe, environment.get("curriculum_sha256", []))
     return start
 
 
@@ -87,8 +87,8 @@ def _compare_corpora(run: RunDir, environment: dict[str, Any]) -> None:
         )
 
 
-def _recipe_changes(run: RunDir, recipe: Recipe, accepted: bool) -> list[str]:
-    differences = recipe_differences(run.read_recipe(), recipe)
+def _recipe_changes(run: RunDir, recipe: Recipe, environment: dict[str, Any], accepted: bool) -> list[str]:
+    differences = recipe_differences(run.read_recipe(), recipe) + _changed_phase_corpora(run, environment)
     listed = [f"{key}: {new!r}, the run was started with {old!r}" for key, old, new in differences]
     if listed and not accepted:
         raise RecipeError(
@@ -97,6 +97,17 @@ def _recipe_changes(run: RunDir, recipe: Recipe, accepted: bool) -> list[str]:
             + "take the values back, choose another run_dir, or go on with the new ones by --accept-changes"
         )
     return listed
+
+
+def _changed_phase_corpora(run: RunDir, environment: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Like recipe_differences: corpora of the curriculum's phases that have another content than before."""
+    before = run.read_environment().get("curriculum_sha256", [])
+    pairs = zip(before, environment.get("curriculum_sha256", []))
+    return [
+        (f"curriculum.{index}.corpus", f"content {old[:12]}", f"content {new[:12]}")
+        for index, (old, new) in enumerate(pairs)
+        if old != new
+    ]
 
 
 def _resume(run: RunDir, options: StartOptions, world_size: int, zero_stage: int) -> Start:

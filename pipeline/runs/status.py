@@ -163,7 +163,9 @@ def details_of(event: Line) -> str:
 
 
 def _told(value: Any) -> str:
-    if isinstance(value, list):  # numbers as `data_prep inspect --rows` takes them
+    if isinstance(value, dict):
+        text = "; ".join(f"{key}: {_told(item)}" for key, item in value.items())
+    elif isinstance(value, list):  # numbers as `data_prep inspect --rows` takes them
         text = ("; " if any(isinstance(item, str) for item in value) else " ").join(map(str, value))
     else:
         text = str(value)

@@ -14,8 +14,8 @@ class Fault:
 
     Attributes:
         step: as the logs count, from 1.
-        rows: rows of the training split whose own loss is not finite; where only the gradient is not, those
-            with the highest losses.
+        rows: rows of the training split, of the step's corpus, whose own loss is not finite; where only the
+            gradient is not, those with the highest losses.
         reason: what was not finite.
     """
 
@@ -73,11 +73,6 @@ class BadSeries:
     def steps(self) -> list[int]:
         """Its steps, as the logs count."""
         return [fault.step for fault in self.faults]
-
-    @property
-    def rows(self) -> list[int]:
-        """Rows to blame in any of its steps, ascending."""
-        return sorted({row for fault in self.faults for row in fault.rows})
 
 
 def name_rows(rows: list[int]) -> str:

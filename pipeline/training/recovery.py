@@ -4,6 +4,7 @@ import logging
 
 from pipeline.checkpoints.loading import Source
 from pipeline.config.schema import Recipe
+from pipeline.data.phases import phase_at
 from pipeline.errors import DivergedError
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir
@@ -49,28 +50,35 @@ class Recovery:
         """Take the outcome of a step that was tried."""
         self.series.note(fault)
         if fault is not None and self.cluster.is_main:
-            logger.warning("%s (%d in a row)", fault, len(self.series.faults))
-            self.run.add_event("skipped step", step=fault.step, reason=fault.reason, rows=fault.rows)
+            corpus = self._corpus_of(fault.step)
+            logger.warning("%s of %s (%d in a row)", fault, corpus, len(self.series.faults))
+            self.run.add_event(
+                "skipped step", step=fault.step, reason=fault.reason, corpus=corpus, rows=fault.rows
+            )
 
     def look_for_spikes(self, steps: list[StepLosses]) -> None:
         """Take the losses of a window's steps, and tell which stand out."""
         for losses in steps:
+            corpus = self._corpus_of(losses.step)
+            self.spikes.begin(corpus)
             usual = self.spikes.usual
             if self.spikes.is_spike(losses.mean) and self.cluster.is_main:
                 assert usual is not None
                 rows, row_losses = losses.highest(_ROWS_NAMED)
                 logger.warning(
-                    "step %d: loss %.4f, usual is %.4f; the highest are those of rows %s",
+                    "step %d: loss %.4f, usual is %.4f; the highest are those of rows %s of %s",
                     losses.step,
                     losses.mean,
                     usual,
                     name_rows(rows),
+                    corpus,
                 )
                 self.run.add_event(
                     "loss spike",
                     step=losses.step,
                     loss=losses.mean,
                     usual=usual,
+                    corpus=corpus,
                     rows=rows,
                     row_losses=row_losses,
                 )
@@ -97,7 +105,7 @@ class Recovery:
                 "to go on all the same, and pass over these steps too: raise recovery.max_rollbacks",
             )
         rollback = Rollback(
-            from_step=from_step, to_step=source.step, steps=self.series.steps, rows=self.series.rows
+            from_step=from_step, to_step=source.step, steps=self.series.steps, rows=self._rows_to_blame()
         )
         self.skipped.after(rollback).write(self.run.skipped_steps_file)
         self.run.add_event(
@@ -116,14 +124,29 @@ class Recovery:
         self.series.note(None)
         self.skipped = self.cluster.on_main(lambda: SkippedSteps.read(self.run.skipped_steps_file))
 
+    def _corpus_of(self, step: int) -> str:
+        """Where the rows of a step are, which is counted as the logs do, from 1."""
+        phases = self.recipe.phases
+        return phases[phase_at(phases, step - 1)].corpus
+
+    def _rows_to_blame(self) -> dict[str, list[int]]:
+        """Those of all steps of the series, by corpus, ascending."""
+        rows: dict[str, set[int]] = {}
+        for fault in self.series.faults:
+            rows.setdefault(self._corpus_of(fault.step), set()).update(fault.rows)
+        return {corpus: sorted(found) for corpus, found in rows.items()}
+
     def _give_up(self, why: str, *advice: str) -> DivergedError:
-        steps, rows = self.series.steps, self.series.rows
+        steps, rows = self.series.steps, self._rows_to_blame()
         self.run.add_event("diverged", steps=steps, rows=rows)
         usual, listed = self.spikes.usual, ", ".join(map(str, steps))
         before = "no loss was logged before" if usual is None else f"the loss was {usual:.4f} before"
         advice = (
-            f"the rows to blame: python -m data_prep inspect {self.recipe.corpus} "
-            f"--rows {' '.join(map(str, rows[:_ROWS_NAMED]))}",
+            *(
+                f"the rows to blame: python -m data_prep inspect {corpus} "
+                f"--rows {' '.join(map(str, found[:_ROWS_NAMED]))}"
+                for corpus, found in rows.items()
+            ),
             "if they are ordinary text, it is the settings: try a lower optimizer.learning_rate, a longer "
             "schedule.warmup, a smaller optimizer.gradient_clipping or train.precision: fp32, in another "
             "run_dir or, with --accept-changes, in this one",

@@ -1,8 +1,8 @@
 """The loss of every row, kept on the device until somebody looks: once per logging window, or after a fault.
 
-G is the number of rows of a step's global batch. A table, (2, G) float32, has each row's loss, summed over
-its predicted tokens, and their number; zeros where the row is another process's, so that the sum of all
-processes' tables is the whole one.
+G is the number of rows of a step's global batch, which may differ between the phases of a run. A table,
+(2, G) float32, has each row's loss, summed over its predicted tokens, and their number; zeros where the row
+is another process's, so that the sum of all processes' tables is the whole one.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.batches import StepBatches
+from pipeline.data.batches import PhasedBatches
 from pipeline.data.masking import IGNORED_LABEL
+from pipeline.data.phases import phase_at
 from pipeline.processes.cluster import Cluster
 
 
@@ -52,21 +53,25 @@ class StepLosses:
 class RowLosses:
     """Collects the tables of the steps of a logging window."""
 
-    def __init__(self, batches: StepBatches, device: torch.device) -> None:
+    def __init__(self, batches: PhasedBatches, device: torch.device) -> None:
         """For steps with these rows."""
-        self._batches, self._device = batches, device
-        self._places = torch.from_numpy(batches.geometry.rows_of_rank()).to(device)
+        self.batches, self._device = batches, device
+        # By phase: on the device, or every micro-batch would wait for a copy.
+        self._places = [torch.from_numpy(part.geometry.rows_of_rank()).to(device) for part in batches.parts]
         self._steps: list[int] = []
         self._tables: list[torch.Tensor] = []
 
-    def new_table(self) -> torch.Tensor:
-        """An empty one, (2, G)."""
-        return torch.zeros(2, self._batches.geometry.global_batch_size, device=self._device)
+    def new_table(self, step: int) -> torch.Tensor:
+        """An empty one for a step, counted from 0, (2, G)."""
+        return torch.zeros(2, self._num_rows(step), device=self._device)
 
-    def enter(self, table: torch.Tensor, micro_step: int, losses: torch.Tensor, labels: torch.Tensor) -> None:
+    def enter(
+        self, table: torch.Tensor, step: int, micro_step: int, losses: torch.Tensor, labels: torch.Tensor
+    ) -> None:
         """Enter a micro-batch: its rows' summed losses (B,), and its labels (B, K), on the device."""
+        places = self._places[phase_at(self.batches.phases, step)][micro_step]
         counts = (labels != IGNORED_LABEL).sum(1)
-        table.index_copy_(1, self._places[micro_step], torch.stack([losses.detach(), counts.to(losses)]))
+        table.index_copy_(1, places, torch.stack([losses.detach(), counts.to(losses)]))
 
     def keep(self, step: int, table: torch.Tensor) -> None:
         """Keep the table of a step, counted from 0, for the window."""
@@ -81,22 +86,28 @@ class RowLosses:
         """The window's steps, in order; the window starts anew. All processes call this."""
         if not self._steps:
             return []
-        summed = cluster.sum(torch.stack(self._tables)).cpu()
-        found = [self._describe(step, table) for step, table in zip(self._steps, summed)]
+        summed = cluster.sum(torch.cat(self._tables, 1)).cpu()
+        tables = summed.split([table.shape[1] for table in self._tables], 1)
+        found = [self._describe(step, table) for step, table in zip(self._steps, tables)]
         self._steps, self._tables = [], []
         return found
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint. The tensor is this process's share of a sum, all else is the same everywhere."""
-        tables = torch.stack(self._tables) if self._tables else self.new_table()[None][:0]
-        return {"steps": list(self._steps), "tables": tables.cpu()}
+        tables = torch.cat([torch.zeros(2, 0, device=self._device), *self._tables], 1)
+        num_rows = [table.shape[1] for table in self._tables]
+        return {"steps": list(self._steps), "num_rows": num_rows, "tables": tables.cpu()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`; steps of another batch size, which the user has changed since, are left out."""
-        tables = state["tables"].to(self._device)
-        fits = tables.shape[-1] == self._batches.geometry.global_batch_size
-        self._steps, self._tables = (list(state["steps"]), list(tables)) if fits else ([], [])
+        """Inverse of `state`; with batch sizes that the user has changed since, the window is left out."""
+        steps, num_rows = state["steps"], [self._num_rows(step) for step in state["steps"]]
+        self._steps, self._tables = [], []
+        if state.get("num_rows") == num_rows:
+            self._steps, self._tables = list(steps), list(state["tables"].to(self._device).split(num_rows, 1))
+
+    def _num_rows(self, step: int) -> int:
+        return self.batches.part_of(step).geometry.global_batch_size
 
     def _describe(self, step: int, table: torch.Tensor) -> StepLosses:
         sums, counts = table.cpu().double().numpy()
-        return StepLosses(step + 1, self._batches.rows(step), sums, counts)
+        return StepLosses(step + 1, self.batches.part_of(step).rows(step), sums, counts)

@@ -19,7 +19,7 @@ class Rollback(BaseModel):
         from_step: steps it had taken.
         to_step: steps of the checkpoint it went back to.
         steps: those that are passed over, as the logs count, from 1.
-        rows: rows to blame for them.
+        rows: rows to blame for them, by corpus.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,7 +27,7 @@ class Rollback(BaseModel):
     from_step: int
     to_step: int
     steps: list[int]
-    rows: list[int]
+    rows: dict[str, list[int]]
 
 
 class SkippedSteps(BaseModel):

@@ -3,7 +3,8 @@
 The usual loss is the median of the last 100 steps, its spread their median absolute deviation, scaled to be
 the standard deviation of a normal distribution. Neither is moved by a few spikes, and both get used to a
 level that stays. While the loss falls fast, as at the start, the median lies above it, and only larger spikes
-are seen. The first 20 steps have no usual loss yet.
+are seen. The first 20 steps have no usual loss yet, nor have those after a change of corpus: rows of another
+length have other losses.
 """
 
 from collections import deque
@@ -24,11 +25,19 @@ class SpikeDetector:
         self.sigmas = sigmas
         self._recent: deque[float] = deque(maxlen=_MEMORY_STEPS)
         self._is_high = False
+        self._corpus: str | None = None
 
     @property
     def usual(self) -> float | None:
         """Median loss of the last steps; None before the first."""
         return median(self._recent) if self._recent else None
+
+    def begin(self, corpus: str) -> None:
+        """Before a step: losses of other rows than its corpus's are forgotten."""
+        if self._corpus not in (None, corpus):
+            self._recent.clear()
+            self._is_high = False
+        self._corpus = corpus
 
     def is_spike(self, loss: float) -> bool:
         """Whether the next step's loss, which must be finite, is one; of several in a row the first is."""
@@ -45,9 +54,9 @@ class SpikeDetector:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint; the same on all processes."""
-        return {"recent": list(self._recent), "is_high": self._is_high}
+        return {"recent": list(self._recent), "is_high": self._is_high, "corpus": self._corpus}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self._recent = deque(state["recent"], maxlen=_MEMORY_STEPS)
-        self._is_high = state["is_high"]
+        self._is_high, self._corpus = state["is_high"], state.get("corpus")

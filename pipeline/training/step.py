@@ -5,17 +5,22 @@ from typing import Any
 
 import torch
 
+from pipeline.accounting.clock import span
+from pipeline.accounting.flops import ModelFlops
+from pipeline.accounting.metrics import WindowSums
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import MicroBatch
 from pipeline.data.digest import add_digests
 from pipeline.engine import can_scale_loss_less, forward
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.targets import Targets
-from pipeline.metrics import WindowSums
+from pipeline.guidance.timer import SPAN as GUIDANCE_SPAN
 from pipeline.processes.cluster import Cluster
 from pipeline.training.faults import Fault, find_fault
 from pipeline.training.learning_rate import learning_rate_at
 from pipeline.training.row_losses import RowLosses
+
+FORWARD_SPAN, BACKWARD_SPAN, OPTIMIZER_SPAN = "forward", "backward", "optimizer"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class StepRunner:
         self.recipe, self.cluster, self.engine = recipe, cluster, engine
         self.guidance, self.window, self.row_losses = guidance, window, row_losses
         self._sums = WindowSums(window.allocation, cluster.device)
+        self._flops = ModelFlops.of(engine.module.model.config)
 
     def run(self, step: int, micro_batches: list[MicroBatch], flags: list[bool]) -> StepOutcome:
         """Take step number `step`, counted from 0.
@@ -78,7 +84,8 @@ class StepRunner:
                 the counts that the step needs anyway.
         """
         guided = self.guidance.at(step)
-        targets = [self.guidance.targets(batch, guided) for batch in micro_batches]
+        with span(GUIDANCE_SPAN):
+            targets = [self.guidance.targets(batch, guided) for batch in micro_batches]
         predicted = sum(batch.num_predictions for batch in micro_batches)
         digest = add_digests(*(batch.digest for batch in micro_batches))
         totals = self._agree(predicted, digest, targets, flags)
@@ -89,26 +96,32 @@ class StepRunner:
         # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
         shares = len(micro_batches) * self.cluster.world_size
         self._sums.clear()
-        table = self.row_losses.new_table()
+        table = self.row_losses.new_table(step)
         for micro_step, (batch, target) in enumerate(zip(micro_batches, targets)):
             on_device = batch.to(device)
-            total, losses, correct, terms = forward(
-                self.engine, on_device, guided, None if target is None else target.to(device)
-            )
-            self.row_losses.enter(table, micro_step, losses, on_device.labels)
+            with span(FORWARD_SPAN):
+                total, losses, correct, terms = forward(
+                    self.engine, on_device, guided, None if target is None else target.to(device)
+                )
+            self.row_losses.enter(table, step, micro_step, losses, on_device.labels)
             self._sums.add(loss=losses.double().sum(), correct=correct)
             objective = total / totals.predicted
             if guided.layers:
-                guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
-                self.guidance.measure(step, terms)
+                with span(GUIDANCE_SPAN):
+                    guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
+                    self.guidance.measure(step, terms)
                 objective = objective + guidance
                 self._sums.add_guidance(guided, terms)
                 self._sums.add(guidance_loss=guidance)
-            self.engine.backward(_nan_unless_finite(objective) * shares)
-            self.engine.step()
+            with span(BACKWARD_SPAN):
+                self.engine.backward(_nan_unless_finite(objective) * shares)
+            with span(OPTIMIZER_SPAN):
+                self.engine.step()
         self._sums.add(
             predicted=predicted,
+            positions=sum(batch.input_ids.numel() for batch in micro_batches),
             tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
+            flops=sum(self._flops.of_training(batch) for batch in micro_batches),
             # Counted once, on one process, so that the sums of a window do not depend on their number.
             steps=int(self.cluster.is_main),
         )

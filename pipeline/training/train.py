@@ -26,6 +26,7 @@ def train(
     options: StartOptions,
     stop_at: int | None,
     stop_signal: str | None,
+    profile_steps: int | None,
     cluster: Cluster,
 ) -> bool:
     """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
@@ -41,7 +42,7 @@ def train(
     except dist.DistError as error:
         raise LostProcessError(f"the processes did not find each other: {error}") from error
     try:
-        done = _train(recipe, run, options, stop, stop_at, watch, world, cluster)
+        done = _train(recipe, run, options, stop, stop_at, profile_steps, watch, world, cluster)
         cluster.gather(None)  # nobody leaves while another still needs it
     except Exception as error:
         if cluster.world_size > 1 and is_lost_connection(error):
@@ -64,12 +65,13 @@ def _train(
     options: StartOptions,
     stop: StopRequest,
     stop_at: int | None,
+    profile_steps: int | None,
     watch: Watch,
     world: World,
     cluster: Cluster,
 ) -> bool:
     template, _ = read_template(recipe.train.deepspeed)
-    deepspeed_config = resolve(recipe, template, cluster.world_size, world.on_cuda)
+    deepspeed_config = resolve(recipe, template, cluster.world_size)
 
     def decide() -> Start:
         run.lock.acquire()
@@ -82,7 +84,7 @@ def _train(
     if start.step >= recipe.train.num_steps:
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True
-    trainer = Trainer(recipe, run, cluster, watch, deepspeed_config, start)
+    trainer = Trainer(recipe, run, cluster, watch, deepspeed_config, start, profile_steps)
     try:
         return trainer.run_steps(stop, stop_at)
     finally:

@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.build import Corpus, build_guidance, build_pretraining_module
+from pipeline.accounting.metrics import WindowSums
+from pipeline.build import Corpus, build_batches, build_guidance, build_pretraining_module
 from pipeline.checkpoints.loading import Source, load_checkpoint
 from pipeline.checkpoints.random_state import random_state
 from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import BatchGeometry, MicroBatch, StepBatches, load_steps
+from pipeline.data.batches import MicroBatch, load_steps
+from pipeline.encoder.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.engine import pass_over_step, start_engine
 from pipeline.evaluation.attention_snapshot import (
     Snapshot,
@@ -21,8 +23,6 @@ from pipeline.evaluation.attention_snapshot import (
     write_snapshot,
 )
 from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.guidance.timer import CLOCK
-from pipeline.metrics import MetricsLog, WindowSums
 from pipeline.processes.cluster import Cluster
 from pipeline.processes.deadline import Deadline
 from pipeline.processes.stop import StopRequest
@@ -30,12 +30,14 @@ from pipeline.processes.watch import Watch
 from pipeline.runs.run_dir import RunDir
 from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
-from pipeline.training.learning_rate import learning_rate_at
-from pipeline.training.progress import Progress
+from pipeline.training.current_phase import CurrentPhase
+from pipeline.training.garbage import GarbageCollection
+from pipeline.training.profiling import StepProfiler
 from pipeline.training.recovery import Recovery
 from pipeline.training.row_losses import RowLosses
 from pipeline.training.state import restore_state, seed_process
 from pipeline.training.step import StepRunner
+from pipeline.training.training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +53,19 @@ class Trainer:
         watch: Watch,
         deepspeed_config: dict,
         start: Start,
+        profile_steps: int | None,
     ) -> None:
-        """Build the run's objects and, if there is one, load its checkpoint."""
+        """Build the run's objects and, if there is one, load its checkpoint; `profile_steps` are profiled."""
         self.recipe, self.run, self.cluster, self.watch = recipe, run, cluster, watch
         self.step = start.step
         corpus = Corpus.open(recipe.corpus)
         module = build_pretraining_module(recipe, corpus)
-        self.guidance = build_guidance(recipe, module.guide, corpus.manifest.sequence_length)
+        self.batches = build_batches(recipe, corpus.vocabulary, cluster.world_size, cluster.rank)
+        lengths = [
+            (phase.end_step, part.batcher.split.sequence_length)
+            for phase, part in zip(self.batches.phases, self.batches.parts)
+        ]
+        self.guidance = build_guidance(recipe, module.guide, lengths[-1][1], lengths[:-1])
         logger.info(
             "%s: %s of %d parameters, %d rows of %d tokens per step, %d process(es), %s, %s, %s",
             run.path,
@@ -70,36 +78,35 @@ class Trainer:
             recipe.train.precision,
             recipe.train.deepspeed,
         )
+        stage = zero_stage(deepspeed_config)
+        if wants_compilation(recipe, stage, on_cuda=cluster.device.type == "cuda"):
+            watch.at("trying to compile")
+            compile_blocks_if_possible(module.model, cluster)
         seed_process(recipe.seed, cluster.rank, 0)
         self.engine = start_engine(module, recipe, deepspeed_config)
-        geometry = BatchGeometry(
-            global_batch_size=recipe.train.global_batch_size,
-            micro_batch_size=recipe.micro_batch_size(cluster.world_size),
-            world_size=cluster.world_size,
-            rank=cluster.rank,
-        )
-        self.train_batcher = corpus.batcher(recipe, "train")
+        self.phase = CurrentPhase(self.batches, self.engine, self._event)
         self.valid_batcher = corpus.batcher(recipe, "valid")
         self.sentence = pick_sentence(self.valid_batcher.split, corpus.vocabulary.sep_id)
-        self.step_batches = StepBatches(self.train_batcher, geometry, recipe.seed)
         self.window = WindowSums(module.guide.allocation, cluster.device)
-        self.row_losses = RowLosses(self.step_batches, cluster.device)
+        self.row_losses = RowLosses(self.batches, cluster.device)
         self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window, self.row_losses)
         self.recovery = Recovery(recipe, run, cluster)
-        self.tokens = 0
-        self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
-        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, zero_stage(deepspeed_config))
+        self.log = TrainingLog(recipe, run, cluster, self.window, self.batches)
+        saver = CheckpointSaver(cluster, self.engine, run.checkpoints, stage)
         self.checkpoints = Checkpointing(recipe.checkpoint, run, cluster, saver)
         self.deadline = Deadline.from_environment()
         self.longest_step_seconds = 0.0
         if start.source is not None:
             self._restore(start.source)
-        self.metrics: MetricsLog | None = None
-        self.progress: Progress | None = None
-        self._open_logs()
+        self.log.open(self.step)
+        self.profiler = None if profile_steps is None else StepProfiler(profile_steps, run, cluster)
 
     def run_steps(self, stop: StopRequest, stop_at: int | None) -> bool:
         """Train to the end (True) or until a stop is agreed on (False); a checkpoint is on disk then."""
+        with GarbageCollection() as garbage:
+            return self._run_steps(stop, stop_at, garbage)
+
+    def _run_steps(self, stop: StopRequest, stop_at: int | None, garbage: GarbageCollection) -> bool:
         recipe = self.recipe
         num_steps = recipe.train.num_steps
         batches = self._load_batches()
@@ -108,6 +115,7 @@ class Trainer:
         while self.step < num_steps:
             if self.step in snapshot_steps(num_steps):
                 self._keep_snapshot()
+            self.phase.enter(self.step)
             began = time.monotonic()
             if self.recovery.passes_over(self.step):
                 num_stops, num_written = self._pass_over()
@@ -127,13 +135,19 @@ class Trainer:
                 self._log()
             if self.step % recipe.evaluation.every_steps == 0 or last:
                 self._evaluate()
+                garbage.collect_all()
             if save_due and settled:
                 self._save(wait=last or stopping)
                 save_due = False
+                garbage.collect_all()
+            garbage.collect_young(self.step)
+            self.longest_step_seconds = max(self.longest_step_seconds, time.monotonic() - began)
+            if self.profiler is not None:
+                self.watch.at(f"step {self.step}: profiled")
+                self.profiler.step_done(self.step)
             if stopping and not last:
                 self._tell_stop(stop)
                 return False
-            self.longest_step_seconds = max(self.longest_step_seconds, time.monotonic() - began)
         self._event("done", step=self.step)
         logger.info("done; now: python -m pipeline evaluate | export | report %s", self.run.path)
         return True
@@ -149,50 +163,38 @@ class Trainer:
             reason,
         )
 
-    def _open_logs(self) -> None:
-        self._close_logs()
-        if self.cluster.is_main:
-            tensorboard = self.run.tensorboard if self.recipe.logging.tensorboard else None
-            self.metrics = MetricsLog(self.run.metrics_file, tensorboard, self.step)
-            self.progress = Progress(self.recipe.train.num_steps, self.step)
-
     def _load_batches(self) -> Iterator[list[MicroBatch]]:
         steps = self.recovery.steps_to_train(self.step, self.recipe.train.num_steps)
         on_cuda = self.cluster.device.type == "cuda"
-        return load_steps(self.step_batches, steps, self.recipe.data.num_workers, on_cuda)
+        return load_steps(self.batches, steps, self.recipe.data.num_workers, on_cuda)
 
     def close(self) -> None:
         """End what goes on in the background, and close the logs."""
         self.checkpoints.saver.abandon()
-        self._close_logs()
-
-    def _close_logs(self) -> None:
-        if self.metrics is not None and self.progress is not None:
-            self.progress.close()
-            self.metrics.close()
+        if self.profiler is not None:
+            self.profiler.finish()
+        self.log.close()
 
     def _train_step(self, batches: Iterator[list[MicroBatch]], stop: StopRequest) -> list[int]:
         """Take a step; how many processes were asked to stop, and have written their part of a checkpoint."""
-        started = time.perf_counter()
-        self.watch.at(f"step {self.step}: reading rows")
-        micro_batches = next(batches)
-        self.loader_seconds += time.perf_counter() - started
-        self.watch.at(f"step {self.step}: training")
-        if self.cluster.is_main and self.deadline.is_near(
-            self.checkpoints.longest_seconds, self.longest_step_seconds
-        ):
-            stop.ask("deadline")
-        flags = [stop.requested, self.checkpoints.is_written]
-        outcome = self.stepper.run(self.step, micro_batches, flags)
-        self.recovery.note(outcome.fault)
-        mass = self.guidance.judge(self.step, self.cluster)
+        with self.log.timings.step():
+            self.watch.at(f"step {self.step}: reading rows")
+            with self.log.timings.loading():
+                micro_batches = next(batches)
+            self.watch.at(f"step {self.step}: training")
+            if self.cluster.is_main and self.deadline.is_near(
+                self.checkpoints.longest_seconds, self.longest_step_seconds
+            ):
+                stop.ask("deadline")
+            flags = [stop.requested, self.checkpoints.is_written]
+            outcome = self.stepper.run(self.step, micro_batches, flags)
+            self.recovery.note(outcome.fault)
+            mass = self.guidance.judge(self.step, self.cluster)
         if mass is not None:
             self._event("patterns formed", step=self.step + 1, mean_mass=round(mass, 4))
             logger.info("step %d: patterns formed, attention on target %.2f", self.step + 1, mass)
         self.step += 1
-        self.window_seconds += time.perf_counter() - started
-        if self.progress is not None:
-            self.progress.step_done()
+        self.log.step_done()
         return outcome.flags
 
     def _pass_over(self) -> list[int]:
@@ -200,8 +202,7 @@ class Trainer:
         pass_over_step(self.engine)
         self.window.add(skipped_steps=int(self.cluster.is_main))
         self.step += 1
-        if self.progress is not None:
-            self.progress.step_done()
+        self.log.step_done()
         return [0, 0]
 
     def _roll_back(self) -> None:
@@ -212,43 +213,22 @@ class Trainer:
         self.recovery.went_back()
         self._restore(source)
         self.step = source.step
-        self._open_logs()
+        self.log.open(self.step)
 
     def _newest_source(self) -> Source | None:
         return find_source(self.run, self.cluster.world_size, self.checkpoints.saver.zero_stage)
 
     def _log(self) -> None:
-        started = time.perf_counter()
-        line = self.window.take(self.cluster)
-        self.recovery.look_for_spikes(self.row_losses.take(self.cluster))
-        self.guidance_seconds += CLOCK.take()
-        guided = self.guidance.at(self.step - 1)
-        seconds = self.window_seconds + time.perf_counter() - started
-        steps, tokens = line.pop("steps"), line["tokens"]
-        self.tokens += tokens
+        with self.log.timings.counted():
+            self.recovery.look_for_spikes(self.row_losses.take(self.cluster))
         norm = self.engine.get_global_grad_norm()
-        line |= {
-            "step": self.step,
-            "epoch": self.step * self.recipe.train.global_batch_size / self.train_batcher.split.num_rows,
-            "tokens": self.tokens,
-            "guidance_weight": guided.weight,
-            "guidance_bias": guided.bias,
-            "guided_layers": len(guided.layers),
-            "learning_rate": learning_rate_at(self.recipe, self.step - 1),
-            "gradient_norm": None if norm is None else float(norm),
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds / steps if steps else None,
-            "guidance_share": self.guidance_seconds / seconds,
-            "loader_share": self.loader_seconds / seconds,
-        }
-        self.window_seconds = self.loader_seconds = self.guidance_seconds = 0.0
-        if self.metrics is not None and self.progress is not None:
-            self.metrics.write("train", line)
-            self.progress.show(line)
+        self.log.write_training(
+            self.step, self.guidance.at(self.step - 1), None if norm is None else float(norm)
+        )
 
     def _evaluate(self) -> None:
         self.watch.at(f"step {self.step}: evaluating")
-        self.guidance_seconds += CLOCK.take()  # the evaluation's own does not count
+        self.log.timings.read_clocks()  # the evaluation's own does not count
         line = evaluate_held_out(
             self.engine,
             self.guidance.guide,
@@ -257,11 +237,7 @@ class Trainer:
             self.recipe.micro_batch_size(self.cluster.world_size),
             self.cluster,
         )
-        if self.metrics is not None:
-            self.metrics.write("valid", {"step": self.step, **line})
-            logger.info(
-                "step %d/%d  held-out loss %.4f", self.step, self.recipe.train.num_steps, line["loss"]
-            )
+        self.log.write_valid(self.step, line)
 
     def _keep_snapshot(self) -> None:
         """Keep what the heads look at, for the report."""
@@ -271,7 +247,6 @@ class Trainer:
 
     def _save(self, *, wait: bool) -> None:
         self.watch.at(f"step {self.step}: saving")
-        self.guidance_seconds += CLOCK.take()
         self.checkpoints.save(self.step, self._state(), wait=wait)
 
     def _state(self) -> dict[str, Any]:
@@ -282,10 +257,7 @@ class Trainer:
             "row_losses": self.row_losses.state(),
             "spikes": self.recovery.spikes.state(),
             "formed_step": self.guidance.formation.formed_step,
-            "tokens": self.tokens,
-            "window_seconds": self.window_seconds,
-            "loader_seconds": self.loader_seconds,
-            "guidance_seconds": self.guidance_seconds,
+            "log": self.log.state(),
         }
 
     def _restore(self, source: Source) -> None:
@@ -296,9 +268,7 @@ class Trainer:
         self.recovery.spikes.restore(state["spikes"])
         # Heads that are newly guided have yet to form.
         self.guidance.formation.formed_step = state["formed_step"] if same_heads else None
-        self.tokens = state["tokens"]
-        self.window_seconds, self.loader_seconds = state["window_seconds"], state["loader_seconds"]
-        self.guidance_seconds = state["guidance_seconds"]
+        self.log.restore(state["log"])
 
     def _event(self, kind: str, **details: object) -> None:
         if self.cluster.is_main:

@@ -51,7 +51,7 @@ def put_in(poison: Poison) -> None:
     def run_poisoned(runner: StepRunner, step: int, *arguments: Any) -> Any:
         if step + 1 not in poison.steps:
             return run(runner, step, *arguments)
-        batches = runner.row_losses._batches
+        batches = runner.row_losses.batches.part_of(step)
         rows_of_micro_steps = iter(batches.rows(step)[batches.geometry.rows_of_rank()])
 
         def forward(*inputs: Any) -> Any:

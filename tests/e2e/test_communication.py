@@ -8,7 +8,7 @@ import pytest
 from benchmarks.communication import count_step
 from benchmarks.witness import Account, read_accounts, witness_command
 from pipeline.config.checks import World, load_checked_recipe
-from pipeline.plan import make_plan
+from pipeline.planning.plan import make_plan
 from tests.e2e.running import run_command
 
 NUM_STEPS, LAST = 7, 6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.build import Corpus
 from pipeline.checkpoints.manifest import find_damage, list_checkpoints, step_of
 from pipeline.config.load import parse_recipe, read_settings
@@ -16,7 +17,6 @@ from tests.e2e.poison import Poison
 from tests.e2e.running import Finished, overrides, read_metrics, run_command, train
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
-CLOCK = {"time", "tokens_per_second", "step_seconds", "guidance_share", "loader_share"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def events(run_dir: Path, kind: str) -> list[dict]:
 
 
 def without_clock(run_dir: Path) -> list[dict]:
-    return [{key: line[key] for key in line.keys() - CLOCK} for line in read_metrics(run_dir)]
+    return [{key: line[key] for key in line.keys() - MEASURED_FIELDS} for line in read_metrics(run_dir)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -98,7 +98,8 @@ def rolled_back(recipe, tmp_path_factory) -> Path:
 def test_bad_steps_in_a_row_are_gone_back_for_and_passed_over(recipe, rolled_back):
     (rollback,) = events(rolled_back, "rollback")
     assert (rollback["from_step"], rollback["to_step"], rollback["skipping"]) == (8, 4, [6, 7, 8])
-    assert rollback["rows"] == sorted({row for step in (6, 7, 8) for row in rows_at(recipe, step)})
+    (rows,) = rollback["rows"].values()
+    assert rows == sorted({row for step in (6, 7, 8) for row in rows_at(recipe, step)})
     assert [event["step"] for event in events(rolled_back, "skipped step")] == [6, 7, 8]
     lines = read_metrics(rolled_back)
     assert [line["step"] for line in lines] == list(range(1, 11))

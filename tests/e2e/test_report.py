@@ -2,12 +2,15 @@
 
 import html
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.__main__ import main
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.evaluation.attention_snapshot import Snapshot, read_snapshots
 from pipeline.report import page
 from pipeline.report.attention_maps import SentenceAttention
@@ -56,6 +59,22 @@ def test_report_has_every_figure_and_escapes_the_corpus(run_dir, monkeypatch):
         assert f"{name}.png" in text
         with Image.open(run_dir / "report" / f"{name}.png") as image:
             assert min(image.size) > 200
+
+
+def test_report_of_a_run_that_knew_less_and_of_one_that_knows_its_mfu(run_dir, tmp_path):
+    """Lines written before there was any accounting; and lines of a GPU."""
+    added = MEASURED_FIELDS - {"time", "seconds", "tokens_per_second", "step_seconds"}
+    added -= {"guidance_share", "loader_share"}
+    for name, change in (("old", lambda line: None), ("gpu", lambda line: line | {"mfu": 0.4321})):
+        copied = Path(shutil.copytree(run_dir, tmp_path / name))
+        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        changed = [change(line) or {k: v for k, v in line.items() if k not in added} for line in lines]
+        (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+        assert main(["report", str(copied)]) == 0
+        text = (copied / "report" / "report.html").read_text()
+        assert ("43.2 %" in text) == ("model TFLOP/s" in text) == (name == "gpu")
+    figures = [(tmp_path / name / "report" / "throughput.png").read_bytes() for name in ("old", "gpu")]
+    assert figures[0] != figures[1]
 
 
 def test_run_keeps_what_its_heads_looked_at_early_on(run_dir):

@@ -1,13 +1,24 @@
 """From the keys of a recipe to the guidance of its run."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.build import Corpus, build_guidance, build_guidance_schedule, build_pretraining_module
+from pipeline.build import (
+    Corpus,
+    build_batches,
+    build_guidance,
+    build_guidance_schedule,
+    build_pretraining_module,
+    open_phases,
+)
 from pipeline.config.schema import Recipe
+from pipeline.encoder.model import usable_positions
 from pipeline.engine import forward
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
@@ -144,6 +155,23 @@ def test_bias_changes_the_steps_until_it_is_zero(make_recipe: MakeRecipe) -> Non
     assert len(set(losses.values())) == 3
 
 
+# Documents
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_batches_stay_inside_documents_where_the_recipe_says_so(make_recipe: MakeRecipe, split: str) -> None:
+    for across in (True, False):
+        recipe = make_recipe({"data.attend_across_documents": across})
+
+        batch = Corpus.open(recipe.corpus).batcher(recipe, split).batch(np.arange(8), 0)
+
+        if across:
+            assert batch.borders is None
+        else:
+            assert batch.borders.tolist() == batch.documents.borders().tolist()
+            assert batch.to(torch.device("cpu")).borders is batch.borders
+
+
 # When and where
 
 
@@ -185,3 +213,49 @@ def test_formation_is_judged_by_the_recipes_mass(make_recipe: MakeRecipe) -> Non
     recipe = make_recipe({"guidance.formed_mass": 0.375})
 
     assert build_guidance(recipe, guide_of(recipe), 32).formation.formed_mass == 0.375
+
+
+# Phases
+
+
+def test_model_takes_the_longest_rows_of_any_phase(
+    make_recipe: MakeRecipe, short_corpus: Path, tiny_corpus: Path
+) -> None:
+    for own, other in ((tiny_corpus, short_corpus), (short_corpus, tiny_corpus)):
+        phase = {"until": 3, "corpus": str(other)}
+        recipe = make_recipe({"corpus": str(own), "curriculum": [phase]})
+        module = build_pretraining_module(recipe, Corpus.open(recipe.corpus))
+        assert usable_positions(module.model.config) == 32
+
+
+def test_weight_is_that_of_the_rows_in_each_phase(make_recipe: MakeRecipe) -> None:
+    """The weight of a squared error is scaled by T/512; alpha is one of rows as they are."""
+    for guidance, weights in (
+        ({"weight": 8.0}, [0.25, 0.25, 0.5]),
+        ({"weight": 0.04, "error": "cross_entropy"}, [0.04, 0.04, 0.04]),
+        ({"weight": ..., "alpha": 16.0}, [2.0, 2.0, 1.0]),  # two layers of one type
+    ):
+        overrides = {f"guidance.{key}": value for key, value in guidance.items()}
+        recipe = make_recipe({"guidance.heads": {"next": 1}, **overrides})
+        schedule = build_guidance_schedule(recipe, allocation_of(recipe), 32, [(2, 16), (4, 16)])
+        assert [schedule.at(step).weight for step in (0, 3, 4)] == pytest.approx(weights)
+
+
+def test_corpora_with_the_same_content_share_an_order(
+    make_recipe: MakeRecipe, short_corpus: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(short_corpus, tmp_path / "copy")
+    curriculum = [
+        {"until": 3, "corpus": str(short_corpus), "global_batch_size": 4},
+        {"until": 5, "corpus": str(copy)},
+    ]
+    recipe = make_recipe({"curriculum": curriculum})
+
+    phases, manifests = open_phases(recipe)
+
+    assert [phase.corpus for phase in phases] == [str(short_corpus), str(short_corpus), recipe.corpus]
+    assert list(manifests) == [str(short_corpus), recipe.corpus]
+    batches = build_batches(recipe, Corpus.open(recipe.corpus).vocabulary, 1, 0)
+    assert [part.place_of_step_zero for part in batches.parts] == [0, 12 - 24, -40]
+    assert [batch.input_ids.shape for batch in batches[2]] == [(4, 16)]
+    assert [batch.input_ids.shape for batch in batches[5]] == [(4, 32), (4, 32)]

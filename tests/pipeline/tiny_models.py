@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from pipeline.config.schema import ModelSection
 from pipeline.data.corpus import Vocabulary
-from pipeline.model import build_model
+from pipeline.encoder.model import build_model
 
 FAMILIES = ("roberta", "bert", "modernbert")
 VOCABULARY = Vocabulary(size=97, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=(0, 1, 2, 3, 4))

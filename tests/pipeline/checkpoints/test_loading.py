@@ -1,6 +1,9 @@
-import pytest
+from types import SimpleNamespace
 
-from pipeline.checkpoints.loading import needs_conversion
+import pytest
+import torch
+
+from pipeline.checkpoints.loading import _own_steps, needs_conversion
 from pipeline.checkpoints.manifest import CheckpointManifest
 from pipeline.errors import UsageError
 
@@ -27,3 +30,16 @@ def test_stages_1_to_3_turn_into_each_other() -> None:
 def test_stage_0_turns_into_no_other(before: int, after: int) -> None:
     with pytest.raises(UsageError, match=rf"stage {before} and cannot go on at stage {after}"):
         needs_conversion(written(2, before), 2, after)
+
+
+@pytest.mark.parametrize(("fused", "device"), [(True, "meta"), (False, "cpu")])
+def test_each_state_counts_its_own_steps_where_its_optimizer_does(fused: bool, device: str) -> None:
+    """A fused kernel takes them from the device of the weights."""
+    step = torch.tensor(3.0)
+    states = {torch.empty(2, device="meta"): {"step": step} for _ in range(2)}
+    _own_steps(SimpleNamespace(defaults={"fused": fused}, state=states))  # type: ignore[arg-type]
+    first, second = (state["step"] for state in states.values())
+    assert first is not second
+    assert first is not step
+    assert {first.device.type, second.device.type} == {device}
+    assert fused or first == second == 3.0

@@ -404,3 +404,22 @@ def test_written_recipe_is_the_recipe(tiny_recipe: MakeSettings, write_recipe: C
 
     assert recipe == parse_recipe(settings)[0]
     assert yaml.safe_load(write_recipe(settings).read_text(encoding="utf-8")) == settings
+
+
+# Compilation
+
+
+@pytest.mark.parametrize("stage", ["zero3", "zero3_offload"])
+def test_blocks_cannot_be_compiled_at_the_last_stage(make_recipe: MakeRecipe, stage: str) -> None:
+    recipe = make_recipe({"train.compile": True, "train.deepspeed": stage})
+
+    assert_told(
+        only_problem(recipe), {"train.compile", "train.deepspeed"}, "stage 3", "zero2", "auto or false"
+    )
+
+
+@pytest.mark.parametrize(("setting", "stage"), [(True, "zero2"), ("auto", "zero3"), (False, "zero3")])
+def test_other_choices_about_compilation_are_in_order(
+    make_recipe: MakeRecipe, setting: bool | str, stage: str
+) -> None:
+    assert check(make_recipe({"train.compile": setting, "train.deepspeed": stage})) == []

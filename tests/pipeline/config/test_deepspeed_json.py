@@ -57,7 +57,7 @@ def test_batch_triangle_holds_and_no_blank_is_left(
     template, _ = read_template(name)
 
     for world_size in (1, 2, 3, 4, 6, 12):
-        config = resolve(recipe, template, world_size, on_cuda=True)
+        config = resolve(recipe, template, world_size)
         assert (
             config["train_batch_size"]
             == 48
@@ -75,7 +75,7 @@ def test_deepspeed_accepts_the_resolved_template(make_recipe: MakeRecipe, name: 
     recipe = make_recipe({"optimizer.gradient_clipping": 0.7, "train.precision": "bf16"})
     template, _ = read_template(name)
 
-    config = DeepSpeedConfig(resolve(recipe, template, world_size=1, on_cuda=False))
+    config = DeepSpeedConfig(resolve(recipe, template, world_size=1))
 
     assert config.zero_optimization_stage == zero_stage(template)
     assert config.gradient_clipping == 0.7
@@ -89,26 +89,38 @@ def test_optimizer_is_the_recipes(make_recipe: MakeRecipe) -> None:
         {"optimizer.betas": [0.8, 0.95], "optimizer.eps": 1e-7, "optimizer.weight_decay": 0.3}
     )
 
-    params = resolve(recipe, read_template("zero1")[0], 1, on_cuda=False)["optimizer"]["params"]
+    params = resolve(recipe, read_template("zero1")[0], 1)["optimizer"]["params"]
 
     assert (params["betas"], params["eps"], params["weight_decay"]) == ([0.8, 0.95], 1e-7, 0.3)
     assert params["torch_adam"] is True
 
 
-def test_offloaded_optimizer_is_not_fused(make_recipe: MakeRecipe) -> None:
+def test_adamw_is_fused_everywhere(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     for name in TEMPLATES:
         template, _ = read_template(name)
-        params = resolve(recipe, template, 1, on_cuda=True)["optimizer"]["params"]
-        assert params.get("fused", False) == ("offload" not in name)
+        optimizer = resolve(recipe, template, 1)["optimizer"]
+        assert (optimizer["type"], optimizer["params"]["fused"]) == ("AdamW", True)
         assert offloads_optimizer(template) == ("offload" in name)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_lamb_is_let_through_by_deepspeed(make_recipe: MakeRecipe, name: str) -> None:
+    """Whatever the template says: it takes an optimizer that it does not know, and offloads it."""
+    template, _ = read_template(name)
+    config = resolve(make_recipe({"optimizer.kind": "lamb", "optimizer.eps": 1e-7}), template, 1)
+    assert config["optimizer"]["type"] == "Lamb"
+    assert config["optimizer"]["params"].keys() == {"lr", "betas", "eps", "weight_decay"}
+    assert config["optimizer"]["params"]["eps"] == 1e-7
+    assert config["zero_allow_untested_optimizer"] is True
+    assert config["zero_force_ds_cpu_optimizer"] is False
 
 
 def test_own_settings_reach_deepspeed_as_they_are(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     zero = {"stage": 2, "reduce_bucket_size": 12345}
     template, problems = read_template(write(tmp_path, {"zero_optimization": zero}))
 
-    config = resolve(make_recipe(), template, 1, on_cuda=False)
+    config = resolve(make_recipe(), template, 1)
 
     assert problems == []
     assert config["zero_optimization"] == zero
@@ -166,6 +178,22 @@ def test_what_the_recipe_decides_cannot_be_set_twice(
 @pytest.mark.parametrize("zero", [{"stage": 4}, {"stage": "2"}, {"stage": None}, 2, "auto", [], None])
 def test_zero_section_that_makes_no_sense_is_told_so(tmp_path: Path, zero: Any) -> None:
     assert "zero_optimization" in only_message(write(tmp_path, {"zero_optimization": zero}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"round_robin_gradients": True}, ["round_robin_gradients is True", "leave it out"]),
+        ({"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, ["ratio is 0.5", "leave it out"]),
+        ({"offload_optimizer": {"device": "nvme"}}, ["nvme", "device: cpu"]),
+    ],
+)
+def test_what_a_checkpoint_would_not_hold_is_refused(
+    tmp_path: Path, setting: dict[str, Any], words: list[str]
+) -> None:
+    message = only_message(write(tmp_path, {"zero_optimization": {"stage": 3, **setting}}))
+
+    assert all(word in message for word in words)
 
 
 def test_typing_error_inside_the_zero_section_is_told_before_training(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -211,6 +212,21 @@ def test_loader_gives_the_steps_in_order(num_workers: int) -> None:
     loaded = list(load_steps(batches, range(3, 9), num_workers, pin_memory=False))
 
     assert [examples(step) for step in loaded] == [examples(batches[step]) for step in range(3, 9)]
+
+
+class CollectorSplit:
+    """Its items say whether garbage is collected where they are made."""
+
+    def __getitem__(self, step: int) -> bool:
+        return gc.isenabled()
+
+
+def test_workers_collect_garbage_where_training_does_not() -> None:
+    gc.disable()
+    try:
+        assert list(load_steps(CollectorSplit(), range(2), 1, pin_memory=False)) == [True, True]  # type: ignore[arg-type]
+    finally:
+        gc.enable()
 
 
 def held_out(num_rows: int, max_rows: int | None, batch_size: int, world_size: int) -> list[list[MicroBatch]]:

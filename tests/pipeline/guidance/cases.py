@@ -30,6 +30,7 @@ class Attention:
     key: torch.Tensor
     scaling: float = 8**-0.5
     mask: torch.Tensor | None = None
+    spans: torch.Tensor | None = None
 
     def with_changes(self, **changes: object) -> "Attention":
         return replace(self, **changes)
@@ -120,8 +121,8 @@ def inputs_of(
     form, targets = form or LossForm(), targets_of(heads, rows)
     return RowInputs(
         attention.query, attention.key, attention.mask, targets.single, targets.columns,
-        targets.documents.starts, targets.documents.ends, one_layer(heads).pattern_of_head(0),
-        attention.scaling, form.keep, form.name, first_row, stride,
+        targets.documents.starts, targets.documents.ends, attention.spans, first_row,
+        one_layer(heads).pattern_of_head(0), attention.scaling, form.keep, form.name, stride,
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def run_operator(
     rows: Rows,
     form: LossForm | None = None,
     *,
-    first_row: int = 0,
+    first_row: int | torch.Tensor = 0,
     stride: int = 1,
     published: bool = False,
 ) -> Outcome:
@@ -139,11 +140,14 @@ def run_operator(
     targets, pattern_of_head = targets_of(heads, rows, published), one_layer(heads).pattern_of_head(0)
     errors, mass = row_terms(
         query, key, attention.scaling, attention.mask, targets, pattern_of_head, form or LossForm(),
-        first_row, stride,
+        first_row, stride, attention.spans,
     )  # fmt: skip
     counted = targets.valid[pattern_of_head].transpose(0, 1)[:, :, first_row::stride]
+    missing = (0, errors.shape[-1] - counted.shape[-1])  # rows beyond the last, see row_terms
+    counted = torch.nn.functional.pad(counted, missing, value=True)
+    weights = row_weights(rows, errors.shape[1])[:, :, first_row::stride]
     errors, mass = torch.where(counted, errors, 0.0), torch.where(counted, mass, 0.0)
-    (errors * row_weights(rows, errors.shape[1])[:, :, first_row::stride]).sum().backward()
+    (errors * torch.nn.functional.pad(weights, missing, value=1.0)).sum().backward()
     return Outcome(errors.detach(), mass, query.grad, key.grad)
 
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.attention import install_tap
+from pipeline.encoder.attention import install_taps
 from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
 from pipeline.guidance.row_terms import LossForm
@@ -36,7 +36,7 @@ def make_guide(
 
 def guided_model(family: str, guide: AttentionGuide, **settings: object) -> PreTrainedModel:
     model = tiny_model(family, **settings)
-    install_tap(model, guide)
+    install_taps(model, guide.taps)
     return model
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-import pipeline.attention
-from pipeline.attention import add_to_mask
+import pipeline.encoder.attention
+from pipeline.encoder.attention import add_to_mask
 from pipeline.guidance.bias import is_target, target_bias
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidanceSchedule, GuidedStep
@@ -43,14 +43,14 @@ def attentions(
 ) -> list[torch.Tensor]:
     """Attention (B, H, N, N) of every layer of the passes made, from what is handed to the fused kernel."""
     seen: list[torch.Tensor] = []
-    fused = pipeline.attention.sdpa_attention_forward
+    fused = pipeline.encoder.attention.sdpa_attention_forward
 
     def watched(module, query, key, value, mask, **kwargs):
         handed_masks.append(mask)
         seen.append(log_attention(query, key, query.shape[-1] ** -0.5, mask).exp().float())
         return fused(module, query, key, value, mask, **kwargs)
 
-    monkeypatch.setattr(pipeline.attention, "sdpa_attention_forward", watched)
+    monkeypatch.setattr(pipeline.encoder.attention, "sdpa_attention_forward", watched)
     return seen
 
 

@@ -70,7 +70,8 @@ class Guidance:
     def loss(self, guided: GuidedStep) -> torch.Tensor:
         self._guide.watch(guided, self._targets, training=True)
         for layer in range(len(self._layers.query)):
-            self._guide.observe(layer, self._layers.query[layer], self._layers.key[layer], SCALING, None)
+            query, key = self._layers.query[layer], self._layers.key[layer]
+            self._guide.taps[layer].observe(query, key, SCALING, None, None)
         terms = self._guide.collect(torch.device("cpu"))
         return self._loss(guided, terms.errors, self._valid_rows)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pipeline.attention import install_tap
+from pipeline.encoder.attention import install_taps
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.guidance.timer import CLOCK
 from tests.pipeline.guidance.cases import documents_of
@@ -36,30 +36,41 @@ def fresh_compiler() -> None:
 
 
 class Recorder:
-    """A tap that keeps what it is shown."""
+    """A tap that keeps what it is shown, in a list that layers share, with its own number."""
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, torch.Tensor]] = []
+    def __init__(self, layer: int, seen: list[tuple[int, torch.Tensor]]) -> None:
+        self.layer, self.seen = layer, seen
 
     def observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, mask: torch.Tensor | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        scaling: float,
+        mask: torch.Tensor | None,
+        spans: torch.Tensor | None,
     ) -> None:
-        self.seen.append((layer, log_attention(query, key, scaling, mask).exp()))
+        assert spans is None
+        self.seen.append((self.layer, log_attention(query, key, scaling, mask).exp()))
 
-    def bias(self, layer: int, query: torch.Tensor) -> None:
+    def bias(self, query: torch.Tensor) -> None:
         return None
+
+
+def recorders(num_layers: int) -> tuple[list[Recorder], list[tuple[int, torch.Tensor]]]:
+    seen: list[tuple[int, torch.Tensor]] = []
+    return [Recorder(layer, seen) for layer in range(num_layers)], seen
 
 
 @every_family
 @padded_or_full
 def test_tap_is_shown_every_layer_once_with_its_true_attention(family: str, lengths: list[int]) -> None:
-    recorder, model = Recorder(), tiny_model(family)
-    assert install_tap(model, recorder) == 3
+    (taps, seen), model = recorders(3), tiny_model(family)
+    install_taps(model, taps)
 
     model(**tiny_inputs(lengths))
 
-    assert [layer for layer, _ in recorder.seen] == [0, 1, 2]
-    for (_, shown), expected in zip(recorder.seen, eager_attentions(tiny_model(family), lengths)):
+    assert [layer for layer, _ in seen] == [0, 1, 2]
+    for (_, shown), expected in zip(seen, eager_attentions(tiny_model(family), lengths)):
         for index, length in enumerate(lengths):
             found = shown[index, :, :length].float()
             torch.testing.assert_close(found, expected[index, :, :length], rtol=1e-4, atol=1e-6)
@@ -187,4 +198,4 @@ def test_family_that_cannot_be_tapped_is_refused() -> None:
     model = AutoModelForMaskedLM.from_config(config)
 
     with pytest.raises(ValueError, match=r"DistilBertForMaskedLM.*not supported"):
-        install_tap(model, Recorder())
+        install_taps(model, recorders(2)[0])

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.encoder.attention_scope import inside_window, spans_mask
 from pipeline.guidance import row_terms_cpu
 from pipeline.guidance.row_terms import LossForm
 from tests.pipeline.guidance.cases import (
@@ -13,6 +14,7 @@ from tests.pipeline.guidance.cases import (
     PIECES,
     SIZE,
     assert_equal_to_rounding,
+    documents_of,
     full_rows,
     inputs_of,
     key_padding,
@@ -234,3 +236,41 @@ def test_any_rows_heads_form_and_mask_together(
 
     assert found.errors.shape[1] == len(heads_in_order(heads))
     assert_equal_to_rounding(found, run_dense(attention, heads, rows, form, **place), tolerance=2e-5)
+
+
+@given(any_case(), st.none() | st.integers(0, 6))
+@settings(max_examples=40)
+def test_spans_are_as_the_mask_they_stand_for(
+    case: tuple[Rows, dict[str, int], LossForm, dict[str, int], str], reach: int | None
+) -> None:
+    """Attention inside documents, and in those inside a window, for any rows."""
+    rows, heads, form, place, _ = case
+    spans = documents_of(rows).spans()
+    spans = spans if reach is None else inside_window(spans, reach)
+    attention = random_attention(heads, rows, spread=3.0)
+
+    found = run_operator(attention.with_changes(spans=spans), heads, rows, form, **place)
+
+    masked = attention.with_changes(mask=spans_mask(spans))
+    # A target beyond the window has no attention, and its cross-entropy no bound but the lowest score.
+    if form.name == "squared" or reach is None:
+        assert_equal_to_rounding(found, run_dense(masked, heads, rows, form, **place), tolerance=2e-5)
+    assert_equal_to_rounding(found, run_operator(masked, heads, rows, form, **place), tolerance=2e-5)
+
+
+@pytest.mark.parametrize(("first_row", "stride"), [(0, 4), (2, 4), (3, 5), (36, 37)])
+@every_form
+def test_first_row_as_a_tensor_is_the_number(first_row: int, stride: int, form: LossForm) -> None:
+    """It has the same number of rows for every first one; those beyond the last are zero."""
+    attention, place = random_attention(MIX, ROWS), {"stride": stride}
+
+    found = run_operator(attention, MIX, ROWS, form, first_row=torch.tensor(first_row), **place)
+
+    expected = run_operator(attention, MIX, ROWS, form, first_row=first_row, **place)
+    num_rows = expected.errors.shape[-1]
+    assert found.errors.shape == (4, 8, -(-SIZE // stride))
+    for name in ("errors", "mass"):
+        assert torch.equal(getattr(found, name)[..., :num_rows], getattr(expected, name))
+        assert not getattr(found, name)[..., num_rows:].any()
+    assert torch.equal(found.query_grad, expected.query_grad)
+    assert torch.equal(found.key_grad, expected.key_grad)

@@ -36,7 +36,8 @@ def operator_arguments(
 ) -> tuple[object, ...]:
     query, key = attention.query.requires_grad_(), attention.key.requires_grad_()
     shown = attention.with_changes(query=query, key=key)
-    return tuple(inputs_of(shown, SMALL_MIX, SMALL_ROWS, form, first_row, stride))
+    inputs = inputs_of(shown, SMALL_MIX, SMALL_ROWS, form, first_row, stride)
+    return (*inputs._replace(first_row=torch.tensor(first_row)), -(-SMALL_ROWS.size // stride))
 
 
 def as_models_hand_it_over(attention: Attention) -> Attention:

@@ -26,6 +26,7 @@ with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined, also those triton defines
     triton = pytest.importorskip("triton", reason="triton is not installed")
     from pipeline.guidance import row_terms_cpu, row_terms_triton
+from pipeline.encoder.attention_scope import inside_window, spans_mask  # noqa: E402
 from pipeline.guidance.row_inputs import RowInputs  # noqa: E402
 from pipeline.guidance.row_terms import LossForm, row_terms  # noqa: E402
 from pipeline.guidance.targets import Documents, Targets  # noqa: E402
@@ -82,15 +83,18 @@ class Case:
     form: LossForm
     first_row: int = 0
     row_stride: int = 1
+    spans: torch.Tensor | None = None
 
     def arguments(self) -> RowInputs:
         """As the implementations take them."""
         targets, form = self.targets.to(self.query.device), self.form
-        mask = None if self.mask is None else self.mask.to(self.query.device)
+        mask, spans = (None if x is None else x.to(self.query.device) for x in (self.mask, self.spans))
+        if spans is not None:
+            mask = None  # it is what the formula has for them
         return RowInputs(
             self.query, self.key, mask, targets.single, targets.columns, targets.documents.starts,
-            targets.documents.ends, list(self.pattern_of_head), self.scaling, form.keep, form.name,
-            self.first_row, self.row_stride,
+            targets.documents.ends, spans, self.first_row, list(self.pattern_of_head), self.scaling,
+            form.keep, form.name, self.row_stride,
         )  # fmt: skip
 
 
@@ -145,6 +149,12 @@ def make_mask(name: str, length: int = LENGTH) -> torch.Tensor | None:
         "additive keys": torch.zeros(keys.shape).masked_fill(~keys, torch.finfo(torch.float32).min),
         "additive half": minus_infinity.bfloat16(),
     }[name]
+
+
+def make_spans(reach: int | None, length: int = LENGTH) -> torch.Tensor:
+    """Of the documents of `make_targets`, whole or inside windows."""
+    spans = make_targets(length).documents.spans()
+    return spans if reach is None else inside_window(spans, reach)
 
 
 @functools.cache
@@ -251,6 +261,17 @@ def check(case: Case, tolerance: float = 1e-5, grad_tolerance: float | None = No
 )
 def test_every_mask(mask: str, form: LossForm) -> None:
     check(make_case(form, mask=make_mask(mask)))
+
+
+@both_forms
+@pytest.mark.parametrize(("first_row", "row_stride"), [(0, 1), (2, 3)])
+@pytest.mark.parametrize("reach", [None, 3], ids=["documents", "windows in documents"])
+def test_spans_stand_for_a_mask(form: LossForm, first_row: int, row_stride: int, reach: int | None) -> None:
+    """Compared with the formula under the mask that they stand for."""
+    spans = make_spans(reach)
+    check(
+        make_case(form, spans=spans, mask=spans_mask(spans), first_row=first_row, row_stride=row_stride),
+    )
 
 
 @both_forms
@@ -469,9 +490,9 @@ def test_no_error_below_zero() -> None:
 
 
 def test_the_first_of_equal_scores_is_the_peak() -> None:
-    """In whichever tile the others are."""
+    """In whichever tile the others are; of whole numbers, so that they are equal however they are summed."""
     case = make_case(SQUARED, mask=None)
-    case = replace(case, key=case.key[:, :, :1].expand(-1, -1, LENGTH, -1))
+    case = replace(case, query=case.query.round(), key=case.key[:, :, :1].round().expand(-1, -1, LENGTH, -1))
 
     _, _, _, peak = row_terms_triton.forward(case.arguments())
 
@@ -545,6 +566,7 @@ COMPILED = (
     (90, torch.bfloat16, CROSS_ENTROPY, "keys", 64),
     (90, torch.float16, SQUARED, "none", 80),
     (90, torch.float32, CROSS_ENTROPY, "window", 128),
+    (90, torch.bfloat16, SQUARED, "spans", 64),
 )
 
 
@@ -575,7 +597,9 @@ def compile_kernels() -> None:
         JITFunction.__getitem__ = lambda kernel, grid, settings=settings: functools.partial(
             compile_only, kernel, settings
         )
-        case = make_case(form, length=64, head_size=head_size, mask=make_mask(mask, 64))
+        by_spans = mask == "spans"
+        allowed = {"spans": make_spans(None, 64)} if by_spans else {"mask": make_mask(mask, 64)}
+        case = make_case(form, length=64, head_size=head_size, **allowed)
         run_kernels(replace(case, query=case.query.to(dtype), key=case.key.to(dtype)), torch.ones(2, 3, 64))
 
 

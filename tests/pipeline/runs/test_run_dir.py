@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.format import read_manifest
 from pipeline.config.schema import Recipe
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.runs.run_dir import RunDir, describe_environment, read_json_lines, recipe_differences
@@ -77,6 +78,15 @@ def test_every_kind_of_guidance_survives_writing(
     assert type(found.guidance.dense) is type(recipe.guidance.dense)  # 1 is a step, 1.0 the whole run
     assert list(found.guidance.heads) == list(recipe.guidance.heads)
     assert recipe_differences(found, recipe) == []
+
+
+def test_only_what_changes_the_numbers_is_a_difference(make_recipe: MakeRecipe) -> None:
+    """Workers and compilation do not, beyond rounding; what attention sees does."""
+    changed = make_recipe(
+        {"data.num_workers": 2, "train.compile": True, "data.attend_across_documents": False}
+    )
+
+    assert recipe_differences(make_recipe(), changed) == [("data.attend_across_documents", True, False)]
 
 
 def test_recipe_of_a_checkpoint_start_comes_back(tmp_path: Path, make_recipe: MakeRecipe) -> None:
@@ -175,6 +185,7 @@ def test_json_lines_of_a_missing_or_empty_file(tmp_path: Path) -> None:
         ("guidance.row_stride", 2),
         ("objective.mask_rate", 0.2),
         ("schedule.warmup", 3),
+        ("curriculum", [{"until": 3, "global_batch_size": 4}]),
     ],
 )
 def test_what_changes_the_result_is_a_difference(make_recipe: MakeRecipe, key: str, value: Any) -> None:
@@ -202,6 +213,24 @@ def test_what_changes_the_result_is_a_difference(make_recipe: MakeRecipe, key: s
 )
 def test_what_does_not_change_the_result_may_differ(make_recipe: MakeRecipe, key: str, value: Any) -> None:
     assert recipe_differences(make_recipe(), make_recipe({key: value})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"until": 4}, True),
+        ({"global_batch_size": 2}, True),
+        ({"corpus": "elsewhere"}, False),  # compared by content
+        ({"micro_batch_size": 2}, False),
+    ],
+)
+def test_phases_are_compared_like_the_recipes_own_values(
+    make_recipe: MakeRecipe, change: dict[str, Any], expected: bool
+) -> None:
+    phase = {"until": 3, "corpus": "short", "global_batch_size": 4, "micro_batch_size": 4}
+    old, new = (make_recipe({"curriculum": [phase | changed]}) for changed in ({}, change))
+
+    assert [key for key, _, _ in recipe_differences(old, new)] == (["curriculum"] if expected else [])
 
 
 def test_both_values_are_given(make_recipe: MakeRecipe) -> None:
@@ -254,4 +283,17 @@ def test_environment_says_what_ran(make_recipe: MakeRecipe) -> None:
     assert found["world_size"] == 4
     assert found["versions"]["torch"]
     assert len(found["corpus_sha256"]) == 64
+    assert found["curriculum_sha256"] == []
     assert found["deepspeed_config"] == {"zero_optimization": {}}
+
+
+def test_environment_has_the_content_of_every_phases_corpus(
+    make_recipe: MakeRecipe, short_corpus: Path, tiny_corpus: Path
+) -> None:
+    phases = [{"until": 3, "corpus": str(short_corpus)}, {"until": 5, "global_batch_size": 4}]
+
+    found = describe_environment(make_recipe({"curriculum": phases}), {}, world_size=1)
+
+    hashes = [read_manifest(corpus).content_sha256() for corpus in (short_corpus, tiny_corpus)]
+    assert found["curriculum_sha256"] == hashes
+    assert found["corpus_sha256"] == hashes[1]

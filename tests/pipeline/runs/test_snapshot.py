@@ -32,7 +32,14 @@ def recipe(tiny_recipe, write_recipe, tmp_path, monkeypatch) -> Path:
     """A recipe whose paths are meant from the current directory."""
     monkeypatch.chdir(tmp_path)
     return write_recipe(
-        tiny_recipe({"run_dir": "run", "corpus": "corpora/c", "train.deepspeed": "my/ds.json"})
+        tiny_recipe(
+            {
+                "run_dir": "run",
+                "corpus": "corpora/c",
+                "curriculum": [{"until": 2, "global_batch_size": 4}, {"until": 3, "corpus": "corpora/short"}],
+                "train.deepspeed": "my/ds.json",
+            }
+        )
     )
 
 
@@ -48,9 +55,10 @@ def test_code_and_resolved_recipe_are_copied(source, recipe, tmp_path):
         *("pipeline/runs/a.py", "data_prep/b.py", "ds_configs/c.json", "slurm/d.sh", "pyproject.toml"),
         "recipe.yaml",
     }
+    settings = read_settings(recipe, overrides)
+    settings["curriculum"][1]["corpus"] = str(tmp_path / "corpora/short")
     expected, _ = parse_recipe(
-        read_settings(recipe, overrides)
-        | {"run_dir": str(tmp_path / "run"), "corpus": str(tmp_path / "corpora/c")}
+        settings | {"run_dir": str(tmp_path / "run"), "corpus": str(tmp_path / "corpora/c")}
     )
     found, problems = parse_recipe(read_settings(snapshot / "recipe.yaml", []))
     assert problems == []

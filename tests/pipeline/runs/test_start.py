@@ -111,6 +111,25 @@ def test_other_corpus_in_the_same_place_is_refused(recipe: Recipe) -> None:
         choose_start(run, recipe, options, {"world_size": 1, "corpus_sha256": "b" * 64}, 1)
 
 
+def test_other_corpus_of_a_phase_is_a_change_that_can_be_accepted(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe({"curriculum": [{"until": 3, "corpus": "short"}]})
+    run = RunDir(recipe.run_dir)
+
+    def start(content: str, **options: bool) -> Start:
+        environment = {"world_size": 1, "corpus_sha256": "a" * 64, "curriculum_sha256": [content * 64]}
+        return choose_start(run, recipe, StartOptions(**options), environment, 1)
+
+    start("b")
+    make_checkpoint(run.checkpoints, 10)
+    start("b")
+    with pytest.raises(
+        RecipeError, match=r"curriculum\.0\.corpus: 'content cccccccccccc', .* 'content bbbbbbbbbbbb'"
+    ):
+        start("c")
+    start("c", accept_changes=True)
+    start("c")
+
+
 def test_run_killed_before_its_first_checkpoint_starts_over(recipe: Recipe) -> None:
     begin(recipe)
 

@@ -39,14 +39,7 @@ def test_a_series_is_full_after_so_many_bad_steps_without_a_good_one(bad: list[b
         in_a_row = next((n for n, is_bad in enumerate(reversed(tail)) if not is_bad), len(tail))
         assert series.is_open == is_bad
         assert series.is_full == (in_a_row >= limit)
-        assert series.steps == list(range(step + 1 - in_a_row, step + 1)) == series.rows
-
-
-def test_rows_of_a_series_are_named_once() -> None:
-    series = BadSeries(2)
-    series.note(Fault(4, [9, 3], "loss"))
-    series.note(Fault(5, [3, 1], "gradient"))
-    assert series.rows == [1, 3, 9]
+        assert series.steps == list(range(step + 1 - in_a_row, step + 1))
 
 
 def test_many_rows_are_not_all_printed() -> None:

@@ -46,9 +46,12 @@ def test_bad_steps_are_told(make: Callable[..., Recovery], caplog: pytest.LogCap
         "event": "skipped step",
         "step": 6,
         "reason": "loss",
+        "corpus": recovery.recipe.corpus,
         "rows": [60, 7],
     }
-    assert "step 6 skipped" in caplog.text
+    assert (
+        f"step 6 skipped: the loss is not finite in row(s) 60, 7 of {recovery.recipe.corpus}" in caplog.text
+    )
     assert not recovery.is_settled
     recovery.note(None)
     assert recovery.is_settled
@@ -67,7 +70,27 @@ def test_steps_gone_back_for_are_passed_over_by_every_later_start(make: Callable
         assert list(again.steps_to_train(4, 9)) == [4, 7, 8]
     event = recovery.run.read_events()[-1]
     assert (event["event"], event["from_step"], event["to_step"]) == ("rollback", 7, 4)
-    assert (event["skipping"], event["rows"]) == ([6, 7], [7, 60, 70])
+    assert (event["skipping"], event["rows"]) == ([6, 7], {recovery.recipe.corpus: [7, 60, 70]})
+
+
+def test_rows_are_those_of_the_phases_corpora(
+    tmp_path: Path, make_recipe: Callable[..., Recipe], alone: Cluster
+) -> None:
+    """The steps 5 and 6, as the logs count, are on two sides of a border."""
+    recipe = make_recipe({"curriculum": [{"until": 5, "corpus": "short"}], "recovery.max_bad_steps": 3})
+    recovery = Recovery(recipe, RunDir(tmp_path), alone)
+    recovery.note(Fault(5, [9, 3], "loss"))
+    recovery.note(Fault(6, [8, 3], "loss"))
+    recovery.note(Fault(7, [8, 1], "gradient"))
+
+    with pytest.raises(DivergedError) as caught:
+        recovery.go_back(7, None)
+
+    skipped = [event for event in recovery.run.read_events() if event["event"] == "skipped step"]
+    assert [event["corpus"] for event in skipped] == ["short", recipe.corpus, recipe.corpus]
+    assert recovery.run.read_events()[-1]["rows"] == {"short": [3, 9], recipe.corpus: [1, 3, 8]}
+    assert "python -m data_prep inspect short --rows 3 9\n" in str(caught.value)
+    assert f"python -m data_prep inspect {recipe.corpus} --rows 1 3 8\n" in str(caught.value)
 
 
 def test_a_run_that_never_went_back_trains_every_step(make: Callable[..., Recovery]) -> None:
@@ -113,6 +136,7 @@ def test_a_spike_is_told_with_the_rows_of_the_highest_losses(make: Callable[...,
     (event,) = recovery.run.read_events()
     assert (event["event"], event["step"], event["loss"]) == ("loss spike", 50, pytest.approx(9.0))
     assert event["usual"] == pytest.approx(5.01)
+    assert event["corpus"] == recovery.recipe.corpus
     assert event["rows"] == [19, 18, 17, 16, 15, 14, 13, 12, 11, 10]
     assert event["row_losses"] == sorted(event["row_losses"], reverse=True)
 
@@ -124,7 +148,7 @@ def losses(step: int, mean: float) -> StepLosses:
 
 
 def test_what_was_skipped_is_read_back(tmp_path: Path) -> None:
-    skipped = SkippedSteps().after(Rollback(from_step=8, to_step=4, steps=[6, 7], rows=[1]))
+    skipped = SkippedSteps().after(Rollback(from_step=8, to_step=4, steps=[6, 7], rows={"corpus": [1]}))
     skipped.write(tmp_path / "skipped.json")
     assert SkippedSteps.read(tmp_path / "skipped.json") == skipped
     assert skipped.steps == {6, 7}

@@ -90,3 +90,19 @@ def test_nothing_up_to_the_usual_loss_is_a_spike(losses: list[float]) -> None:
         detector.is_spike(loss)
     assert detector.usual is not None
     assert not detector.is_spike(detector.usual)
+
+
+def test_losses_of_another_corpus_are_no_measure() -> None:
+    """A level that rises with the corpus is no spike; there is a new usual loss after twenty steps."""
+    detector = SpikeDetector(6.0)
+    losses = [*noise(50), *noise(50, level=7.0)]
+    losses[90] += 0.8
+    found = []
+    for step, loss in enumerate(losses):
+        detector.begin("short" if step < 50 else "long")
+        if detector.is_spike(loss):
+            found.append(step)
+        resumed = SpikeDetector(6.0)  # at every step, a border included
+        resumed.restore(detector.state())
+        detector = resumed
+    assert found == [90]

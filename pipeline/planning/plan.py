@@ -1,0 +1,172 @@
+"""The `plan` command: what a recipe would cost, without training and without a GPU.
+
+Memory is predicted by counting what PyTorch and DeepSpeed keep, see memory.py. For CUDA that is what torch's
+allocator gives out at its peak; the CUDA context, NCCL's buffers and what the allocator holds in reserve come
+on top. For CPU it is the peak of the process's resident set.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForMaskedLM
+
+from data_prep.format import read_manifest
+from pipeline.build import guidance_weight, longest_rows, open_phases
+from pipeline.config.checks import World, load_checked_recipe
+from pipeline.config.deepspeed_json import (
+    persistence_threshold,
+    read_template,
+    resolve,
+)
+from pipeline.config.schema import Recipe
+from pipeline.data.corpus import read_vocabulary
+from pipeline.encoder.model import model_config
+from pipeline.guidance.allocation import Allocation, allocate, head_table
+from pipeline.guidance.schedule import alpha_of_weight
+from pipeline.planning.memory import MemoryPlan, estimate_memory
+from pipeline.planning.phases import count_epochs, describe_phases, render_phases
+from pipeline.planning.resident_base import resident_base
+from pipeline.planning.sizes import Sizes, measure_sizes
+from pipeline.planning.traffic import step_volume
+
+_GIB = 2**30
+
+
+def print_plan(
+    recipe_name: str, overrides: list[str], num_processes: int, on_cuda: bool, as_json: bool
+) -> None:
+    """Check a recipe and print its plan for `num_processes` GPUs (or CPU processes)."""
+    world = World(world_size=num_processes, on_cuda=on_cuda)
+    recipe = load_checked_recipe(recipe_name, overrides, world)
+    base_bytes = 0 if on_cuda else resident_base(recipe.model.family)
+    plan = make_plan(recipe, world, base_bytes)
+    print(json.dumps(plan) if as_json else _render(plan))
+
+
+def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, Any]:
+    """Parameters, memory, steps, tokens and the resolved DeepSpeed configuration.
+
+    Args:
+        recipe: a checked one.
+        world: the processes planned for.
+        base_bytes: on CPU, what a process holds before it trains; see `resident_base`.
+    """
+    corpus = Path(recipe.corpus)
+    manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
+    template, _ = read_template(recipe.train.deepspeed)
+    phases, manifests = open_phases(recipe)
+    config = model_config(recipe.model, vocabulary, longest_rows(recipe))
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    guidance = recipe.guidance
+    allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
+    sizes_of_phases = [
+        measure_sizes(recipe, phase, manifests[phase.corpus], config, model, template, allocation, world)
+        for phase in phases
+    ]
+    sizes = sizes_of_phases[-1]
+    memory = max(
+        (estimate_memory(of_phase, base_bytes) for of_phase in sizes_of_phases), key=MemoryPlan.resident
+    )
+    described = describe_phases(phases, manifests, world.world_size)
+    epochs = count_epochs(phases, manifests)
+    return {
+        "parameters": parameters,
+        "embedding_parameters": config.vocab_size * config.hidden_size,
+        "sequence_length": manifest.sequence_length,
+        "processes": world.world_size,
+        "steps": recipe.train.num_steps,
+        "tokens_per_step": described[-1]["tokens_per_step"],
+        "tokens": sum(phase["tokens"] for phase in described),
+        "epochs": epochs[phases[-1].corpus],
+        "epochs_by_corpus": epochs,
+        "phases": described,
+        "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
+        "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
+        "communication": _communication(sizes, template),
+        "deepspeed_config": resolve(recipe, template, world.world_size),
+    }
+
+
+def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
+    """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
+    guidance = recipe.guidance
+    if guidance.acts_by is None:
+        return None
+    weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
+    has_alpha = recipe.guided and guidance.error == "squared"
+    return {
+        "guided_layers": len(allocation.guided_layers),
+        "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),
+        "factor": weight if recipe.guided else None,
+        "alpha": alpha_of_weight(weight, types, length) if has_alpha else None,
+        "bias": guidance.bias if guidance.acts_by == "bias" else None,
+    }
+
+
+def _communication(sizes: Sizes, template: dict[str, Any]) -> dict[str, int]:
+    """Bytes of an optimizer step: payloads of all, and what each process sends."""
+    volume = step_volume(
+        sizes.groups,
+        sizes.value_bytes,
+        sizes.stage,
+        sizes.num_processes,
+        sizes.micro_steps,
+        persistence_threshold(template),
+    )
+    return asdict(volume) | {"sent_per_process": round(volume.sent(sizes.num_processes))}
+
+
+def _total(memory: MemoryPlan, on_cuda: bool) -> dict[str, int]:
+    return {"on_device": memory.on_device()} if on_cuda else {"resident": memory.resident()}
+
+
+def _render(plan: dict[str, Any]) -> str:
+    memory = dict(plan["memory_bytes_per_process"])
+    on_device, peak_at = "on_device" in memory, memory.pop("peak_at")
+    in_host = {"checkpoint_copy"} | ({"optimizer"} if memory.pop("optimizer_in_host_memory") else set())
+    title = "on the device" if on_device else "resident set"
+    total = memory.pop("on_device" if on_device else "resident")
+    lines = [
+        f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
+        f"processes         {plan['processes']}",
+        *(render_phases(plan) if len(plan["phases"]) > 1 else _render_steps(plan)),
+        f"guidance          {_guidance_line(plan['guidance'])}",
+        f"memory per process at its peak, in the {peak_at} part of a step (GiB)",
+        *(
+            f"  {name.replace('_', ' '):<15} {size / _GIB:8.3f}"
+            + ("  in host memory" if on_device and name in in_host else "")
+            for name, size in memory.items()
+            if size
+        ),
+        f"  {title:<15} {total / _GIB:8.3f}",
+        f"each process sends {plan['communication']['sent_per_process'] / _GIB:.3f} GiB per step",
+        "DeepSpeed configuration",
+        json.dumps(plan["deepspeed_config"], indent=2),
+    ]
+    return "\n".join(lines)
+
+
+def _render_steps(plan: dict[str, Any]) -> list[str]:
+    """Of a run that trains all its steps alike."""
+    return [
+        f"rows              of {plan['sequence_length']} tokens",
+        f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
+        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+    ]
+
+
+def _guidance_line(guidance: dict[str, Any] | None) -> str:
+    if guidance is None:
+        return "none"
+    line = f"{guidance['guided_heads']} heads in {guidance['guided_layers']} layers, "
+    if guidance["bias"] is not None:
+        return line + f"{guidance['bias']:g} added to the scores of their targets"
+    line += f"{guidance['factor']:.4g} times the mean row error"
+    if guidance["alpha"] is not None:
+        line += f" (the authors' alpha: {guidance['alpha']:.4g})"
+    return line

@@ -1,0 +1,192 @@
+"""Compiled blocks: the same numbers, a bounded number of graphs, and the uncompiled way out."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.pipeline.test_attention_scope import FULL, PADDED, batch_of
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from pipeline.data.batches import MicroBatch
+from pipeline.encoder.compilation import (
+    compile_blocks,
+    compile_blocks_if_possible,
+    wants_compilation,
+    why_not,
+)
+from pipeline.engine import PretrainingModule, forward
+from pipeline.evaluation.attention_snapshot import record_attention
+from pipeline.guidance.allocation import allocate
+from pipeline.guidance.guide import AttentionGuide
+from pipeline.guidance.schedule import GuidedLayer, GuidedStep
+from pipeline.processes.cluster import Cluster
+from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
+from tests.pipeline.tiny_models import tiny_model
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    """No graphs of other tests, and no counts of them."""
+    torch.compiler.reset()
+    counters.clear()
+
+
+def module_of(family: str, **settings: Any) -> PretrainingModule:
+    return PretrainingModule(
+        tiny_model(family, **settings), "mlm", AttentionGuide(allocate([{"next": 1, "previous": 1}] * 3))
+    )
+
+
+def sampled(step: int) -> GuidedStep:
+    """All layers at first, then one, of which one row in three counts; another one every step."""
+    if step < 2:
+        return GuidedStep.looking_at([0, 1, 2])
+    layer = GuidedLayer(layer=step % 3, probability=1 / 3, first_row=(step // 3) % 3)
+    return GuidedStep(layers=(layer,), row_stride=3)
+
+
+def take_step(module: PretrainingModule, batch: MicroBatch, guided: GuidedStep) -> list[torch.Tensor]:
+    """Losses, errors and gradients."""
+    module.train().zero_grad()
+    targets = module.guide.targets(batch.original_ids(), batch.documents)
+    total, losses, _, terms = forward(module, batch, guided, targets)
+    (total + terms.errors.sum()).backward()
+    return [
+        losses.detach(),
+        terms.errors.detach(),
+        *(p.grad for p in module.parameters() if p.grad is not None),
+    ]
+
+
+@torch.no_grad()
+def evaluate(module: PretrainingModule, batch: MicroBatch) -> torch.Tensor:
+    module.eval()
+    targets = module.guide.targets(batch.original_ids(), batch.documents)
+    return forward(module, batch, GuidedStep.looking_at([0, 1, 2]), targets)[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "backend", "inside_documents", "checkpointing"),
+    [
+        ("roberta", "aot_eager", False, False),
+        ("roberta", "aot_eager", True, True),
+        ("bert", "eager", True, False),
+        ("modernbert", "eager", True, False),
+        ("modernbert", "eager", False, True),
+    ],
+)
+def test_compiled_blocks_are_the_same_and_their_graphs_are_soon_complete(
+    family: str, backend: str, inside_documents: bool, checkpointing: bool
+) -> None:
+    """Sampled layers, first rows, batches, evaluations and snapshots change; nothing is compiled for it."""
+    module = module_of(family)
+    if checkpointing:
+        module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    plain = copy.deepcopy(module)
+    counter = CompileCounterWithBackend(backend)
+    compile_blocks(module.model, backend=counter)
+    batches = [batch_of(PADDED), batch_of(list(reversed(PADDED)))]
+    if not inside_documents:
+        for batch in batches:
+            batch.borders = None
+    graphs = []
+    for step in range(11):
+        batch, guided = batches[step % 2], sampled(step)
+
+        for found, expected in zip(
+            take_step(module, batch, guided), take_step(plain, batch, guided), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+        if step % 4 == 3:
+            torch.testing.assert_close(evaluate(module, batch), evaluate(plain, batch))
+            record_attention(module, module.model, module.guide, SENTENCE)
+        graphs.append(counter.frame_count)
+
+    kinds_of_layers = 3 if family == "modernbert" else 1  # its first has no norm, the others are local
+    # Looked at wholly, in part, or not at all; and looked at in evaluation.
+    assert graphs[4] == graphs[-1] <= 4 * kinds_of_layers
+    assert not counters["graph_break"]
+
+
+def test_a_bias_that_decays_needs_one_graph() -> None:
+    module, batch = module_of("bert"), batch_of(FULL)
+    plain = copy.deepcopy(module)
+    counter = CompileCounterWithBackend("eager")
+    compile_blocks(module.model, backend=counter)
+
+    for bias in (8.0, 7.5, 7.0, 0.25):
+        found, expected = (take_step(m, batch, GuidedStep(bias=bias)) for m in (module, plain))
+        for value, plain_value in zip(found, expected, strict=True):
+            torch.testing.assert_close(value, plain_value, rtol=1e-4, atol=1e-5)
+
+    assert counter.frame_count == 1
+
+
+def test_weights_keep_their_names() -> None:
+    """Of checkpoints and exports."""
+    module = module_of("roberta")
+    names = list(module.state_dict())
+
+    compile_blocks(module.model, backend="eager")
+
+    assert list(module.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage", "on_cuda", "expected"),
+    [
+        ("auto", 0, True, True),
+        ("auto", 2, True, True),
+        ("auto", 3, True, False),
+        ("auto", 1, False, False),
+        (True, 1, False, True),
+        (False, 1, True, False),
+    ],
+)
+def test_when_blocks_are_compiled(
+    make_recipe: Callable[..., Any], setting: bool | str, stage: int, on_cuda: bool, expected: bool
+) -> None:
+    recipe = make_recipe({"train.compile": setting})
+
+    assert wants_compilation(recipe, stage, on_cuda) is expected
+
+
+def broken_compile(*_arguments: Any, **_settings: Any) -> None:
+    raise RuntimeError("\nno compiler here\nand much more")
+
+
+def test_a_machine_that_cannot_compile_says_why(
+    monkeypatch: pytest.MonkeyPatch, alone: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "compile", broken_compile)
+    module = module_of("roberta")
+
+    assert not compile_blocks_if_possible(module.model, alone)
+
+    (record,) = caplog.records
+    assert "does not work here" in record.message
+    assert "process 0: RuntimeError: no compiler here;" in record.message.replace(")", "")
+    monkeypatch.undo()
+    evaluate(module, batch_of(FULL))
+    assert not counters["frames"]
+
+
+def test_one_process_that_cannot_is_enough(monkeypatch: pytest.MonkeyPatch, alone: Cluster) -> None:
+    monkeypatch.setattr(torch, "compile", lambda block, **_: block)
+    monkeypatch.setattr(Cluster, "gather", lambda _self, reason: [reason, "OSError: nothing", reason])
+
+    assert why_not(alone.device) is None
+    assert not compile_blocks_if_possible(module_of("roberta").model, alone)
+
+
+def test_trying_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch, alone: Cluster) -> None:
+    monkeypatch.setattr(torch, "compile", lambda block, **_: block)
+    before = torch.get_rng_state()
+
+    assert why_not(alone.device) is None
+
+    assert torch.equal(torch.get_rng_state(), before)
