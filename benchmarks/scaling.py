@@ -7,17 +7,21 @@
 `python -m pipeline plan`; what one GPU trains per second and the bandwidths are measured by the user, see
 docs/scaling.md, which has the formulas. Nothing is trained.
 
-`check` trains on 1, 2 and 4 processes of this machine and says how far off the model is. The processes share
-the machine's cores, so N of them take as long to compute the same global batch as one that has all cores; and
-what they send goes through the same memory, so that the bytes of all count together. Compute is what one
-process takes, the bandwidth is fitted on 2, and 4 are predicted. Rounds alternate, medians count; a machine
-that does something else meanwhile makes it worthless.
+`check` trains on 1, 2 and 4 processes of this machine, each with one thread, and says how far off the model
+is. The processes share the machine's cores, so that compute falls only while there are cores for all; and what
+they send goes through one memory, so that the bytes of all count together:
 
-The last line is one JSON object; of `check`, `ratio` is the predicted time of a step of 4 processes over the
-measured.
+    t(N) = t(1) / min(N, cores) + N sent(N) / bandwidth
+
+The bandwidth is fitted on two processes at ZeRO 1. Predicted are four at ZeRO 1, and two at ZeRO 2 with four
+forward passes a step, which computes the same and sends three times as much. Rounds alternate, medians count;
+a machine that does something else meanwhile makes it worthless.
+
+The last line is one JSON object; of `check`, `ratios` are predicted over measured times.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -37,6 +41,8 @@ from pipeline.runs.run_dir import describe_machine, read_json_lines
 _BACKWARD_SHARE = 2 / 3  # of compute
 _GIGA = 1e9
 _WARM_UP_STEPS, _STEPS = 3, 15
+_WAYS = {"one": (1, "zero1"), "two": (2, "zero1"), "four": (4, "zero1"), "two, sending more": (2, "zero2")}
+_PREDICTED = ("four", "two, sending more")
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def write_recipe(path: Path, corpus: Path) -> Path:
             **{"dropout": 0.0, "attention_dropout": 0.0},
         },
         "train": {
-            **{"num_steps": _STEPS, "global_batch_size": 32, "micro_batch_size": 32},
+            **{"num_steps": _STEPS, "global_batch_size": 16, "micro_batch_size": 2},
             **{"precision": "fp32", "deepspeed": "zero1"},
         },
         "data": {"num_workers": 0},
@@ -160,37 +166,45 @@ def write_recipe(path: Path, corpus: Path) -> Path:
     return path
 
 
-def time_step(recipe: Path, processes: int, run_dir: Path) -> float:
+def time_step(recipe: Path, processes: int, overrides: list[str]) -> float:
     """Train, and the median seconds of a step."""
-    run(train_command(str(recipe), processes, [f"run_dir={run_dir}"]))
+    run(train_command(str(recipe), processes, overrides))
+    (run_dir,) = (Path(value[len("run_dir=") :]) for value in overrides if value.startswith("run_dir="))
     lines = [line for line in read_json_lines(run_dir / "metrics.jsonl") if line["kind"] == "train"]
     return statistics.median(line["step_seconds"] for line in lines[_WARM_UP_STEPS:])
 
 
 def check(directory: Path, rounds: int) -> dict[str, Any]:
-    """Measure 1, 2 and 4 processes; fit on the first two and predict the third."""
+    """Measure every way; fit on two of them and predict the others."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # or one process would have all cores, and use them less well
+    cores = os.cpu_count() or 1
     recipe = write_recipe(directory / "recipe.yaml", make_corpus(directory, 32768, 64))
-    seconds: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
     for turn in tqdm(range(rounds), disable=not sys.stderr.isatty()):
-        for processes, found in seconds.items():
-            found.append(time_step(recipe, processes, directory / f"run-{turn}-{processes}"))
-    medians = {processes: statistics.median(found) for processes, found in seconds.items()}
-    plans = {processes: read_plan(recipe, processes, [], "cuda") for processes in (2, 4)}
-    moved = {n: n * plan["communication"]["sent_per_process"] for n, plan in plans.items()}
-    extra = medians[2] - medians[1]
+        for number, (way, (processes, stage)) in enumerate(_WAYS.items()):
+            overrides = [f"train.deepspeed={stage}", f"run_dir={directory / f'run-{turn}-{number}'}"]
+            seconds[way].append(time_step(recipe, processes, overrides))
+    medians = {way: statistics.median(found) for way, found in seconds.items()}
+    compute, moved = {}, {}
+    for way, (processes, stage) in _WAYS.items():
+        plan = read_plan(recipe, processes, [f"train.deepspeed={stage}"], "cuda")
+        compute[way] = medians["one"] / min(processes, cores)
+        moved[way] = processes * plan["communication"]["sent_per_process"]
+    extra = medians["two"] - compute["two"]
     if extra <= 0.0:
         raise SystemExit(
-            f"error: two processes were not slower than one ({medians[2]:.3f}, {medians[1]:.3f} s per step), "
-            "so there is nothing to fit; run it on a machine that does nothing else, with more --rounds"
+            f"error: two processes took {medians['two']:.3f} s per step, no more than what they compute "
+            f"({compute['two']:.3f} s), so there is nothing to fit; run it on a machine that does nothing "
+            "else, with more --rounds"
         )
-    bandwidth = moved[2] / extra
-    predicted = medians[1] + moved[4] / bandwidth
+    bandwidth = moved["two"] / extra
+    predicted = {way: compute[way] + moved[way] / bandwidth for way in _PREDICTED}
     return {
-        "step_seconds": {str(n): round(value, 4) for n, value in medians.items()},
-        "moved_bytes": {str(n): value for n, value in moved.items()},
+        "step_seconds": {way: round(value, 4) for way, value in medians.items()},
+        "moved_bytes": moved,
         "fitted_bytes_per_second": round(bandwidth),
-        "predicted_seconds": round(predicted, 4),
-        "ratio": round(predicted / medians[4], 3),
+        "predicted_seconds": {way: round(value, 4) for way, value in predicted.items()},
+        "ratios": {way: round(value / medians[way], 3) for way, value in predicted.items()},
     }
 
 
@@ -227,9 +241,11 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-scaling-") as directory:
         found = check(Path(directory), arguments.rounds)
-    for processes, seconds in found["step_seconds"].items():
-        print(f"{processes} processes: {seconds:.3f} s per step")
-    print(f"predicted for 4: {found['predicted_seconds']:.3f} s, {found['ratio']} of the measured")
+    for way, (processes, stage) in _WAYS.items():
+        told = "fitted"
+        if way in _PREDICTED:
+            told = f"predicted {found['predicted_seconds'][way]:.3f} s, {found['ratios'][way]} of it"
+        print(f"{processes} process(es), {stage}: {found['step_seconds'][way]:.3f} s per step, {told}")
     tell({"benchmark": "scaling", **found, "rounds": arguments.rounds, **describe_machine()}, arguments.out)
     return 0
 
