@@ -8,8 +8,8 @@
 docs/scaling.md, which has the formulas. Nothing is trained.
 
 `check` trains on 1, 2 and 4 processes of this machine, each with one thread, and says how far off the model
-is. The processes share the machine's cores, so that compute falls only while there are cores for all; and what
-they send goes through one memory, so that the bytes of all count together:
+is. The processes share the machine's cores, so that compute falls only while there are cores for all; and
+what they send goes through one memory, so that the bytes of all count together:
 
     t(N) = t(1) / min(N, cores) + N sent(N) / bandwidth
 
