@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pipeline.test_attention_scope import FULL, PADDED, batch_of
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
@@ -23,6 +22,7 @@ from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.processes.cluster import Cluster
+from tests.pipeline.encoder.test_attention_scope import FULL, PADDED, batch_of
 from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
 from tests.pipeline.tiny_models import tiny_model
 
