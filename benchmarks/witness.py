@@ -50,6 +50,7 @@ _KINDS = {
     "_reduce_scatter_base": "reduce_scatter",
 }
 _OURS = ("pipeline", "deepspeed")
+_PASSING_ON = ("deepspeed.comm", "pipeline.processes.exchanges")  # on the way from who asks to torch
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,9 @@ def read_accounts(directory: Path, num_processes: int) -> list[Account]:
 def _who_asks() -> str:
     frame = inspect.currentframe()
     while frame is not None:
-        package, _, rest = frame.f_globals.get("__name__", "").partition(".")
-        if package in _OURS and not rest.startswith("comm"):
+        name = frame.f_globals.get("__name__", "")
+        package = name.partition(".")[0]
+        if package in _OURS and not name.startswith(_PASSING_ON):
             return f"{package}: {frame.f_code.co_name}"
         frame = frame.f_back
     return "torch"
