@@ -123,8 +123,10 @@ def _suggest(key: str) -> str:
     if key in known:  # written with its dot, in the file
         return f"; write {name} in the section {section}, indented below '{section}:'"
     siblings = [k for k in known if k.rpartition(".")[0] == section]
-    if near := difflib.get_close_matches(key, siblings, n=1, cutoff=0.6):
-        return f"; did you mean {near[0]}?"
+    # By their own names: what they share, the section's, would make any two of them look alike.
+    by_name = {sibling.rpartition(".")[2]: sibling for sibling in siblings}
+    if near := difflib.get_close_matches(name, by_name, n=1, cutoff=0.6):
+        return f"; did you mean {by_name[near[0]]}?"
     if elsewhere := [k for k in known if k.rpartition(".")[2] == name]:
         return f"; did you mean {elsewhere[0]}?"
     names = ", ".join(k.rpartition(".")[2] for k in siblings)
