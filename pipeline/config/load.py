@@ -123,6 +123,7 @@ def _suggest(key: str) -> str:
     known = list(_known_keys(Recipe))
     if key in known:  # written with its dot, in the file
         return f"; write {name} in the section {section}, indented below '{section}:'"
+    # By their own names: what they share, the section's, would make any two of them look alike.
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
     if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
         return f"; did you mean {siblings[near[0]]}?"

@@ -32,6 +32,8 @@ CASES = {"padded": PADDED, "full": FULL}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 padded_or_full = pytest.mark.parametrize("pieces", CASES.values(), ids=CASES)
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 @st.composite
 def any_pieces(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
@@ -303,6 +305,7 @@ def test_rule_for_the_kernel(monkeypatch: pytest.MonkeyPatch, change: dict[str, 
 
 
 @pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("window", [None, 5])
 def test_kernel_on_a_gpu_is_as_the_reference(window: int | None) -> None:
     documents = batch_of(PADDED).documents
@@ -324,6 +327,7 @@ def test_kernel_on_a_gpu_is_as_the_reference(window: int | None) -> None:
 
 
 @pytest.mark.gpu
+@needs_gpu
 @every_family
 @padded_or_full
 def test_models_on_a_gpu_are_as_by_mask(family: str, pieces: list[list[int]]) -> None:

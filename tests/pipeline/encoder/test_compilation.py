@@ -9,6 +9,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
+import pipeline.encoder.attention
+import pipeline.encoder.attention_scope
 from pipeline.data.batches import MicroBatch
 from pipeline.encoder.compilation import (
     compile_blocks,
@@ -22,7 +24,7 @@ from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.processes.cluster import Cluster
-from tests.pipeline.encoder.test_attention_scope import FULL, PADDED, batch_of
+from tests.pipeline.encoder.test_attention_scope import FULL, PADDED, batch_of, reference_kernel
 from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
 from tests.pipeline.tiny_models import tiny_model
 
@@ -106,9 +108,87 @@ def test_compiled_blocks_are_the_same_and_their_graphs_are_soon_complete(
             record_attention(module, module.model, module.guide, SENTENCE)
         graphs.append(counter.frame_count)
 
-    kinds_of_layers = 3 if family == "modernbert" else 1  # its first has no norm, the others are local
+    kinds_of_layers = 2 if family == "modernbert" else 1  # its first has no norm, the others are local
     # Looked at wholly, in part, or not at all; and looked at in evaluation.
     assert graphs[4] == graphs[-1] <= 4 * kinds_of_layers
+    assert not counters["graph_break"]
+
+
+@torch.library.custom_op("lodestar_tests::by_sequence", mutates_args=())
+def operator_by_sequence(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor,
+    longest: int, scale: float, reach: int,
+) -> torch.Tensor:  # fmt: skip
+    """The kernel for sequences as a graph sees it: one opaque operator."""
+    return reference_kernel(
+        query, key, value, borders, borders, longest, longest, scale=scale, window_size=(reach, reach)
+    )
+
+
+@torch.library.custom_op("lodestar_tests::by_sequence_backward", mutates_args=())
+def backward_operator(
+    gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    borders: torch.Tensor, longest: int, scale: float, reach: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    # By the formula, for no autograd reaches into an operator.
+    places = torch.arange(len(query))
+    sequence = torch.searchsorted(borders[1:].contiguous(), places, right=True)
+    allowed = sequence[:, None] == sequence
+    if reach >= 0:
+        allowed &= (places[:, None] - places).abs() <= reach
+    gradient, query, key, value = (x.transpose(0, 1) for x in (gradient, query, key, value))
+    scores = (query @ key.transpose(1, 2) * scale).masked_fill(~allowed, -torch.inf)
+    probs = scores.softmax(-1)
+    pull = gradient @ value.transpose(1, 2)
+    pull = scale * probs * (pull - (pull * probs).sum(-1, keepdim=True))
+    gradients = (pull @ key, pull.transpose(1, 2) @ query, probs.transpose(1, 2) @ gradient)
+    of_query, of_key, of_value = (x.transpose(0, 1).contiguous() for x in gradients)
+    return of_query, of_key, of_value
+
+
+def differentiate(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    return *backward_operator(gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.settings = inputs[4:]
+
+
+operator_by_sequence.register_fake(lambda query, *_others: torch.empty_like(query))
+operator_by_sequence.register_autograd(differentiate, setup_context=keep)
+backward_operator.register_fake(lambda _gradient, *inputs: tuple(x.new_empty(x.shape) for x in inputs[:3]))
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_attention_by_sequence_is_compiled_like_the_rest(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA. Numbers of documents differ, and only their next power of two makes another graph."""
+
+    def varlen_attn(
+        query, key, value, borders, _borders_of_keys, longest, _longest_key, *, scale, window_size
+    ):
+        return operator_by_sequence(query, key, value, borders, longest, scale, window_size[0])
+
+    monkeypatch.setattr(pipeline.encoder.attention, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(pipeline.encoder.attention_scope, "can_attend_by_sequence", lambda **_: True)
+    module = module_of(family)
+    plain = copy.deepcopy(module)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_blocks(module.model, backend=counter)
+    batches = [batch_of(PADDED), batch_of(FULL), batch_of([[24], [24], [24], [24]])]
+    assert [len(batch.borders) - 1 for batch in batches] == [16, 16, 4]
+    graphs = []
+    for step in range(9):
+        batch = batches[2 if step in (4, 7) else step % 2]
+        pair = [take_step(m, batch, GuidedStep.looking_at([0, 1, 2])) for m in (module, plain)]
+        for found, expected in zip(*pair, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        graphs.append(counter.frame_count)
+
+    kinds_of_layers = 2 if family == "modernbert" else 1
+    assert graphs == [kinds_of_layers] * 4 + [2 * kinds_of_layers] * 5
     assert not counters["graph_break"]
 
 
