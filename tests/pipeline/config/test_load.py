@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.load import (
     RECIPES_DIR,
     Problem,
@@ -398,6 +399,13 @@ def test_shipped_recipe_is_found_by_name_and_parses(name: str) -> None:
 
     assert problems == []
     assert recipe is not None
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_has_no_problem_on_eight_gpus(name: str, tiny_corpus: Path) -> None:
+    world = World(world_size=8, on_cuda=True)
+
+    load_checked_recipe(name, [f"corpus={tiny_corpus}"], world)
 
 
 def test_a_file_goes_before_a_shipped_recipe_and_unknown_names_are_listed(tmp_path: Path) -> None:
