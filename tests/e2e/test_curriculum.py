@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
+from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.checkpoints.manifest import list_checkpoints, newest_usable
 from pipeline.runs.run_dir import RunDir
 from pipeline.weights import read_weights
 from tests.e2e.poison import Poison
 from tests.e2e.running import losses, overrides, read_metrics, run_command, train
 
-CLOCK = {"time", "seconds", "tokens_per_second", "step_seconds", "guidance_share", "loader_share"}
 BORDERS = (3, 7)
 NUM_STEPS = 10
 
@@ -67,7 +67,7 @@ def undisturbed(recipe, tmp_path_factory) -> Path:
 
 def log_of(run_dir: Path) -> list[dict]:
     lines = read_metrics(run_dir) + read_metrics(run_dir, "valid")
-    return [{key: line[key] for key in line.keys() - CLOCK} for line in lines]
+    return [{key: line[key] for key in line.keys() - MEASURED_FIELDS} for line in lines]
 
 
 def events(run_dir: Path, kind: str) -> list[dict]:

@@ -54,7 +54,8 @@ def go_on(recipe: Path, run_dir: Path, size: int, stage: int, *arguments: str) -
 def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     go_on(recipe, run_dir, 2, 2)
-    assert losses(run_dir)[-1] < losses(run_dir)[0]
+    print(losses(run_dir))
+    assert 0
     return run_dir
 
 
