@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from benchmarks.output import tell
 from benchmarks.published import PublishedGuidance, published_loss
+from pipeline.accounting.resident import resident_peak_bytes
 from pipeline.build import build_guidance
 from pipeline.config.deepspeed_json import read_template, resolve
 from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainSection
@@ -173,13 +174,7 @@ def peak_memory_mib(way: str, setup: Setup, length: int) -> float:
         contestant.step()
     if on_cuda:
         return torch.cuda.max_memory_allocated() / 2**20
-    return resident_peak_mib()
-
-
-def resident_peak_mib() -> float:
-    """High-water mark of this program's resident set (getrusage's would begin at the parent's)."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return resident_peak_bytes() / 2**20
 
 
 def measure_memory(setup: Setup, length: int) -> dict[str, float | None]:

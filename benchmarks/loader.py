@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from benchmarks.output import tell
 from data_prep.format import Manifest, read_manifest
+from pipeline.accounting.resident import resident_bytes
 from pipeline.build import Corpus
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import BatchGeometry, MicroBatch, RowBatcher, StepBatches
@@ -90,12 +91,10 @@ def repeat_shards(corpus_dir: Path, manifest: Manifest, num_bytes: int) -> Manif
     return manifest.model_copy(update={"shards": [*repeated, *manifest.shards_of("valid")]})
 
 
-def resident_bytes() -> dict[str, int]:
+def private_and_mapped() -> dict[str, int]:
     """This process's resident memory, {"private": anonymous, "mapped": of files}."""
-    fields = {"RssAnon": "private", "RssFile": "mapped"}
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    lines = (line.split() for line in status.splitlines())
-    return {fields[words[0][:-1]]: 1024 * int(words[1]) for words in lines if words[0][:-1] in fields}
+    found = resident_bytes()
+    return {"private": found["RssAnon"], "mapped": found["RssFile"]}
 
 
 def touch_every_row(batcher: RowBatcher, num_rows: int) -> None:
@@ -164,10 +163,10 @@ def measure_memory(corpus: Corpus, rows: int) -> tuple[RowBatcher, dict[str, Any
     shard_bytes = sum(
         (corpus.path / shard.name).stat().st_size for shard in corpus.manifest.shards_of("train")
     )
-    before = resident_bytes()
+    before = private_and_mapped()
     batcher = corpus.batcher(recipe, "train")
     touch_every_row(batcher, rows)
-    after = resident_bytes()
+    after = private_and_mapped()
     return batcher, {
         "shard_bytes": shard_bytes,
         "private_growth_bytes": after["private"] - before["private"],

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipeline.accounting.resident import resident_peak_bytes
 from pipeline.errors import EXIT_STOPPED
 from pipeline.processes.launch import launch
 
@@ -163,19 +164,12 @@ class Witness:
         """Leave this rank's file."""
         on_cuda = torch.cuda.is_available()
         account = {
-            "peak_bytes": resident_bytes()["VmHWM"],
+            "peak_bytes": resident_peak_bytes(),
             "cuda_peak_bytes": torch.cuda.max_memory_allocated() if on_cuda else None,
             "collectives": [asdict(seen) | {"count": count} for seen, count in self.seen.items()],
         }
         path = directory / f"rank-{os.environ.get('RANK', '0')}.json"
         path.write_text(json.dumps(account), encoding="utf-8")
-
-
-def resident_bytes() -> dict[str, int]:
-    """This process's resident set as the kernel names its parts: VmHWM is its peak."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    words = [line.split() for line in lines if line.startswith(("VmHWM", "Rss", "VmRSS"))]
-    return {name.rstrip(":"): 1024 * int(number) for name, number, _ in words}
 
 
 def read_account(path: Path) -> Account:

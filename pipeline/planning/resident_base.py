@@ -1,7 +1,8 @@
 """The resident set of a process that has imported all that training imports, and has yet to train."""
 
 import importlib
-from pathlib import Path
+
+from pipeline.accounting.resident import resident_bytes
 
 # What is imported at some place of the way to the first step, beside what `pipeline.training` names itself.
 _IMPORTED_ON_THE_WAY = (
@@ -25,9 +26,4 @@ def resident_base(family: str) -> int:
     """
     for name in (*_IMPORTED_ON_THE_WAY, f"transformers.models.{family}.modeling_{family}"):
         importlib.import_module(name)
-    return _resident_bytes() + _STARTED_BYTES
-
-
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return resident_bytes()["VmRSS"] + _STARTED_BYTES

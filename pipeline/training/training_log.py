@@ -1,14 +1,13 @@
 """What a run tells while it trains, in metrics.jsonl and on the terminal, and what that is counted from."""
 
 import logging
-import resource
-import sys
 from typing import Any
 
 import torch
 
 from pipeline.accounting.device_peaks import peak_of
 from pipeline.accounting.metrics import MetricsLog, WindowSums
+from pipeline.accounting.resident import resident_peak_bytes
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import PhasedBatches
 from pipeline.data.phases import phase_at
@@ -133,8 +132,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory that this process has had since it started: of the CUDA allocator, or resident on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage's
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident_peak_bytes()
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
