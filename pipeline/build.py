@@ -1,15 +1,15 @@
 """From a checked recipe to the objects of a run: data, model, guide, schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.format import Manifest, Split, read_manifest
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import BatchGeometry, PhasedBatches, RowBatcher, StepBatches
+from pipeline.data.batches import PhasedBatches, RowBatcher
 from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
 from pipeline.data.masking import MaskingRule
-from pipeline.data.phases import Phase, place_of_step_zero
+from pipeline.data.phases import Phase
 from pipeline.data.token_sets import guidance_token_ids
 from pipeline.encoder.model import attention_dropout, build_model
 from pipeline.engine import PretrainingModule
@@ -69,9 +69,9 @@ def open_phases(recipe: Recipe) -> tuple[list[Phase], dict[str, Manifest]]:
     return phases, manifests
 
 
-def longest_rows(recipe: Recipe) -> int:
-    """Tokens per row in that phase of the recipe which has the most."""
-    return max(manifest.sequence_length for manifest in open_phases(recipe)[1].values())
+def longest_rows(manifests: Iterable[Manifest]) -> int:
+    """Tokens per row of that corpus which has the longest."""
+    return max(manifest.sequence_length for manifest in manifests)
 
 
 def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank: int) -> PhasedBatches:
@@ -81,22 +81,12 @@ def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank:
         corpus: Corpus(Path(corpus), manifest, vocabulary).batcher(recipe, "train")
         for corpus, manifest in manifests.items()
     }
-    parts = []
-    for index, phase in enumerate(phases):
-        geometry = BatchGeometry(
-            global_batch_size=phase.global_batch_size,
-            micro_batch_size=phase.micro_batch_size(world_size),
-            world_size=world_size,
-            rank=rank,
-        )
-        place = place_of_step_zero(phases, index)
-        parts.append(StepBatches(batchers[phase.corpus], geometry, recipe.seed, place))
-    return PhasedBatches(phases, parts)
+    return PhasedBatches.of(phases, batchers, recipe.seed, world_size, rank)
 
 
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
     """The model with its objective and guide, in float32 in host memory."""
-    positions = recipe.model.max_positions or longest_rows(recipe)
+    positions = recipe.model.max_positions or longest_rows(open_phases(recipe)[1].values())
     model = build_model(recipe.model, corpus.vocabulary, positions, recipe.seed)
     guidance = recipe.guidance
     table = head_table(guidance.heads, guidance.layers, model.config.num_hidden_layers)

@@ -5,7 +5,7 @@ and micro-batches of m rows: the same rows make the same global batch whatever W
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.data.digest import digest_rows
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
 from pipeline.data.order import rows_of_step
-from pipeline.data.phases import Phase, phase_at
+from pipeline.data.phases import Phase, phase_at, place_of_step_zero
 
 _EVALUATION_EPOCH = 0  # held-out rows are masked as in this epoch, always
 
@@ -183,6 +183,27 @@ class PhasedBatches(Dataset):
         """`parts` has what each of the phases trains."""
         self.phases = phases
         self.parts = parts
+
+    @staticmethod
+    def of(
+        phases: Sequence[Phase],
+        batchers: Mapping[str, RowBatcher],
+        order_seed: int,
+        world_size: int,
+        rank: int,
+    ) -> "PhasedBatches":
+        """Those of one of so many processes; `batchers` has what reads each corpus that a phase names."""
+        parts = []
+        for index, phase in enumerate(phases):
+            geometry = BatchGeometry(
+                global_batch_size=phase.global_batch_size,
+                micro_batch_size=phase.micro_batch_size(world_size),
+                world_size=world_size,
+                rank=rank,
+            )
+            place = place_of_step_zero(phases, index)
+            parts.append(StepBatches(batchers[phase.corpus], geometry, order_seed, place))
+        return PhasedBatches(phases, parts)
 
     def part_of(self, step: int) -> StepBatches:
         """Those of the step's phase."""

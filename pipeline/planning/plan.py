@@ -16,11 +16,7 @@ from transformers import AutoModelForMaskedLM
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.config.checks import World, load_checked_recipe
-from pipeline.config.deepspeed_json import (
-    persistence_threshold,
-    read_template,
-    resolve,
-)
+from pipeline.config.deepspeed_json import persistence_threshold, read_template, resolve
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
 from pipeline.encoder.model import model_config
@@ -58,7 +54,7 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
     manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
     template, _ = read_template(recipe.train.deepspeed)
     phases, manifests = open_phases(recipe)
-    config = model_config(recipe.model, vocabulary, longest_rows(recipe))
+    config = model_config(recipe.model, vocabulary, longest_rows(manifests.values()))
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.batches import BatchGeometry, PhasedBatches, StepBatches, load_steps
+from pipeline.data.batches import PhasedBatches, load_steps
 from pipeline.data.order import rows_of_step
 from pipeline.data.phases import Phase, phase_at, place_of_step_zero, rows_taken
 from tests.pipeline.data.test_batches import examples, memory_batcher
@@ -33,17 +33,8 @@ def curricula(draw: st.DrawFn) -> list[Phase]:
 
 
 def batches_of(phases: list[Phase], world_size: int = 1, rank: int = 0) -> PhasedBatches:
-    parts = []
-    for index, phase in enumerate(phases):
-        geometry = BatchGeometry(
-            global_batch_size=phase.global_batch_size,
-            micro_batch_size=phase.micro_batch_size(world_size),
-            world_size=world_size,
-            rank=rank,
-        )
-        place = place_of_step_zero(phases, index)
-        parts.append(StepBatches(memory_batcher(NUM_ROWS[phase.corpus]), geometry, 0, place))
-    return PhasedBatches(phases, parts)
+    batchers = {corpus: memory_batcher(num_rows) for corpus, num_rows in NUM_ROWS.items()}
+    return PhasedBatches.of(phases, batchers, 0, world_size, rank)
 
 
 def rows_by_corpus(phases: list[Phase]) -> dict[str, list[int]]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.batches import BatchGeometry, PhasedBatches, StepBatches
+from pipeline.data.batches import PhasedBatches
 from pipeline.data.masking import IGNORED_LABEL
 from pipeline.data.order import rows_of_step
-from pipeline.data.phases import Phase, place_of_step_zero
+from pipeline.data.phases import Phase
 from pipeline.processes.cluster import Cluster
 from pipeline.training.row_losses import RowLosses, StepLosses
 from pipeline.training.state import merge_windows
@@ -36,17 +36,7 @@ def collector(
     world_size: int = 1, rank: int = 0, micro_batch: int = 8, batch_sizes: dict[int, int] | None = None
 ) -> RowLosses:
     phases = phases_of(batch_sizes or {100: GLOBAL_BATCH}, micro_batch)
-    parts = []
-    for index, phase in enumerate(phases):
-        geometry = BatchGeometry(
-            global_batch_size=phase.global_batch_size,
-            micro_batch_size=phase.micro_batch_size(world_size),
-            world_size=world_size,
-            rank=rank,
-        )
-        place = place_of_step_zero(phases, index)
-        parts.append(StepBatches(memory_batcher(20), geometry, 0, place))
-    return RowLosses(PhasedBatches(phases, parts), CPU)
+    return RowLosses(PhasedBatches.of(phases, {"memory": memory_batcher(20)}, 0, world_size, rank), CPU)
 
 
 def loss_of(rows: torch.Tensor, step: int) -> torch.Tensor:
