@@ -83,12 +83,14 @@ def can_attend_by_sequence(
     return (
         device.type == "cuda"
         and dtype in (torch.bfloat16, torch.float16)
-        and head_size % 8 == 0
-        and head_size <= _LARGEST_HEAD
-        and dropout == 0.0
-        and not has_bias
+        and suits_sequences(head_size, dropout, has_bias)
         and torch.cuda.get_device_capability(device) >= _FIRST_CAPABILITY
     )
+
+
+def suits_sequences(head_size: int, dropout: float, has_bias: bool) -> bool:
+    """The part of the rule that does not ask for a device."""
+    return head_size % 8 == 0 and head_size <= _LARGEST_HEAD and dropout == 0.0 and not has_bias
 
 
 def position_ids(config: PretrainedConfig, documents: Documents) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pipeline.config.deepspeed_json import (
 )
 from pipeline.config.schema import Recipe
 from pipeline.data.phases import Phase
+from pipeline.encoder.attention_scope import suits_sequences
 from pipeline.encoder.model import attention_dropout, attention_reach, hidden_dropout
 from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation
@@ -135,7 +136,15 @@ def measure_sizes(
     heads = [len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers]
     is_guided = recipe.guidance.acts_by is not None
     split = manifest.splits["train"]
-    by_sequence = world.on_cuda and train.precision != "fp32" and attention_dropout(config) == 0.0
+    by_sequence = (
+        world.on_cuda
+        and train.precision != "fp32"
+        and suits_sequences(
+            config.hidden_size // config.num_attention_heads,
+            attention_dropout(config),
+            recipe.guidance.acts_by == "bias",
+        )
+    )
     bucket, overlaps = reduction_buckets(template)
     return Sizes(
         family=config.model_type,
