@@ -84,6 +84,15 @@ def wait_for_lines(path: Path, count: int, running: Running, seconds: float = 12
         time.sleep(0.05)
 
 
+def compare_killed_run(recipe: Path, run_dir: Path, kill_at: int, compare_until: int) -> dict:
+    """What benchmarks.resume says of two processes that are killed and started again."""
+    options = ["--processes", "2", "--kill-at", str(kill_at), "--compare-until", str(compare_until)]
+    command = [sys.executable, "-m", "benchmarks.resume", str(recipe), *options]
+    finished = run_command([*command, *overrides(run_dir=run_dir)])
+    assert finished.code == 0, finished.output
+    return json.loads(finished.output.splitlines()[-1])
+
+
 def read_metrics(run_dir: Path, kind: str = "train") -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]

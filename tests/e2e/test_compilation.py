@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from tests.e2e.running import Finished, losses, overrides, read_metrics, run_command, train
+from tests.e2e.running import (
+    Finished,
+    compare_killed_run,
+    losses,
+    overrides,
+    read_metrics,
+    run_command,
+    train,
+)
 
 COMPILED = {"train__compile": "true"}
 
@@ -68,11 +76,7 @@ def test_killed_and_resumed_compiled_equals_undisturbed(recipe_file, tmp_path):
         checkpoint={"every_steps": 5},
         logging={"every_steps": 1},
     )
-    options = ["--processes", "2", "--kill-at", "8", "--compare-until", "16"]
-    settings = overrides(run_dir=tmp_path / "run")
-    finished = run_command([sys.executable, "-m", "benchmarks.resume", str(recipe), *options, *settings])
-    assert finished.code == 0, finished.output
-    result = json.loads(finished.output.splitlines()[-1])
+    result = compare_killed_run(recipe, tmp_path / "run", kill_at=8, compare_until=16)
     assert result["identical"]
     assert result["resumed_at_step"] >= 5
 

@@ -1,6 +1,5 @@
 """Runs that are killed, stopped or restarted go on as if nothing had happened."""
 
-import json
 import signal
 import sys
 import time
@@ -11,9 +10,9 @@ import pytest
 from pipeline.checkpoints.manifest import list_checkpoints, step_of
 from pipeline.runs.run_dir import RunDir
 from tests.e2e.running import (
+    compare_killed_run,
     overrides,
     read_metrics,
-    run_command,
     start,
     start_command,
     train,
@@ -30,11 +29,7 @@ def test_killed_and_resumed_equals_undisturbed(recipe_file, tmp_path):
         checkpoint={"every_steps": 5},
         logging={"every_steps": 2},
     )
-    options = ["--processes", "2", "--kill-at", "8", "--compare-until", "30"]
-    settings = overrides(run_dir=tmp_path / "run")
-    finished = run_command([sys.executable, "-m", "benchmarks.resume", str(recipe), *options, *settings])
-    assert finished.code == 0, finished.output
-    result = json.loads(finished.output.splitlines()[-1])
+    result = compare_killed_run(recipe, tmp_path / "run", kill_at=8, compare_until=30)
     assert result["identical"]
     assert result["lines_compared"] >= 15
     assert result["resumed_at_step"] >= 5

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.accounting.flops import ModelFlops, attended_pairs, pairs_within
 from pipeline.data.batches import MicroBatch
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
 from pipeline.objectives.mlm import MaskedLanguageModeling
+from tests.pipeline.flop_counting import flop_counter
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, tiny_inputs, tiny_model
 
 PREDICTED = 5
@@ -40,18 +40,10 @@ def counted_by_torch(
     objective = MaskedLanguageModeling(tiny_model(family, **settings)).train()
     if is_checkpointed:
         objective.model.gradient_checkpointing_enable({"use_reentrant": False})
-    in_place = {torch.ops.aten.addmm_: _of_product}  # which torch does not count by itself
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False, custom_mapping=in_place) as counter,
-    ):
+    with sdpa_kernel(SDPBackend.MATH), flop_counter() as counter:
         total, _, _ = objective(batch.input_ids, batch.attention_mask(), batch.positions, batch.labels)
         total.backward()
     return counter.get_total_flops()
-
-
-def _of_product(_sum: list[int], left: list[int], right: list[int], **_settings: object) -> int:
-    return 2 * left[0] * left[1] * right[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.masking import IGNORED_LABEL
 from pipeline.objectives import linear_cross_entropy as module
 from pipeline.objectives.linear_cross_entropy import OutputLayer, linear_cross_entropy
+from tests.pipeline.flop_counting import flop_counter
 
 
 def make(
@@ -105,14 +105,9 @@ def test_a_hidden_state_that_is_not_finite_shows_in_its_own_loss_only() -> None:
 def test_logits_are_multiplied_three_times_like_in_the_plain_way_and_once_without_gradients() -> None:
     inputs = make(40, 16, 64, seed=4)
 
-    def count(_sum: list[int], left: list[int], right: list[int], **_settings: object) -> int:
-        return 2 * left[0] * left[1] * right[1]
-
-    in_place = {torch.ops.aten.addmm_: count}  # which torch does not count by itself
-
-    with FlopCounterMode(display=False, custom_mapping=in_place) as with_gradients:
+    with flop_counter() as with_gradients:
         linear_cross_entropy(*inputs)[0].backward()
-    with FlopCounterMode(display=False, custom_mapping=in_place) as without, torch.no_grad():
+    with flop_counter() as without, torch.no_grad():
         linear_cross_entropy(*inputs)
 
     assert without.get_total_flops() == 2 * 40 * 16 * 64
