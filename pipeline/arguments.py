@@ -49,6 +49,14 @@ def add_recipe(parser: Parser) -> None:
     )
 
 
+def positive_float(text: str) -> float:
+    """Type of an option: a number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, write a number above 0")
+    return number
+
+
 def positive(text: str) -> int:
     """Type of an option: an integer from 1."""
     number = int(text)

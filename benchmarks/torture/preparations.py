@@ -57,16 +57,16 @@ class Preparation:
 
 def kill_evaluation(run: RunDir, dice: random.Random) -> list[str]:
     """Start `evaluate` and kill it; what is wrong with its result file afterwards."""
-    command = [sys.executable, "-m", "pipeline", "evaluate", str(run.path), "--max-rows", "64"]
+    command = [sys.executable, "-m", "pipeline", "evaluate", str(run.path), "--limit", "64"]
     process = start(command, run.path.with_suffix(".log"))
     time.sleep(dice.uniform(0.0, 10.0))
     kill_all(process)
     try:
-        json.loads(run.evaluation_file.read_text(encoding="utf-8"))
+        json.loads((run.evaluation / "mlm.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         pass
     except ValueError as error:
-        return [f"{run.evaluation_file} is broken: {error}"]
+        return [f"{run.evaluation / 'mlm.json'} is broken: {error}"]
     return []
 
 

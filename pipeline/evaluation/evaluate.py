@@ -1,55 +1,82 @@
-"""The `evaluate` command: held-out loss and perplexity of a run beside a unigram model's."""
+"""The `evaluate` command: a task on an encoder, unit by unit, into a file and a table."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_json_atomically
-from pipeline.accounting.metrics import finite
-from pipeline.data.batches import rows_evaluated
-from pipeline.evaluation.held_out import evaluate_held_out
-from pipeline.evaluation.unigram import held_out_unigram_loss
+from tqdm import tqdm
+
+from pipeline.errors import UsageError
+from pipeline.evaluation.encoder import Encoder
+from pipeline.evaluation.results import Results, content_sha256
+from pipeline.evaluation.table import render_table
+from pipeline.evaluation.task import Settings, Summary, Task
+from pipeline.evaluation.tasks import load_task
 from pipeline.processes.cluster import Cluster
-from pipeline.weights import TrainedRun, load_trained_run
 
 
-def evaluate_run(path: str, max_rows: int | None) -> dict[str, Any]:
-    """Evaluate the newest good checkpoint of a run, print a table and write RUN/evaluation.json.
+def evaluate(path: str, task_name: str, given: Mapping[str, Any], out: str | None = None) -> Summary:
+    """Evaluate a run's newest good checkpoint, or a Hugging Face directory; print a table and write a file.
+
+    Units already in the file, of the same encoder, data and settings, are not measured again.
 
     Args:
-        path: run directory.
-        max_rows: held-out rows used; None for all.
+        path: run or model directory.
+        task_name: of TASKS.
+        given: settings that the user asks for.
+        out: directory for the results; default: PATH/evaluation.
     """
-    cluster = Cluster.single()
-    trained = load_trained_run(path, cluster.device)
-    result = {"step": trained.step, **_measure(trained, cluster, max_rows)}
-    write_json_atomically(trained.run.evaluation_file, finite(result))
-    print(_table(path, result))
-    return result
+    task = load_task(task_name)
+    settings = resolve_settings(task_name, task, given)
+    encoder = Encoder.open(path, Cluster.single().device)
+    of = {**encoder.identity(), **_identity(settings)}
+    results = Results(Path(out or Path(path) / "evaluation") / f"{task_name}.json", task_name, of)
+    evaluation = task.begin(encoder, settings)
+    units = _chosen(evaluation.units, settings.only)
+    missing = [unit for unit in units if unit not in results.units]
+    progress = tqdm(missing, unit="part", disable=len(missing) < 2)
+    for unit in progress:
+        progress.set_postfix_str(unit)
+        results.add(unit, evaluation.measure(unit))
+    # From what was kept, so that a resumed evaluation says the same.
+    summary = evaluation.summarize({unit: results.units[unit] for unit in units})
+    results.finish(summary)
+    where = path if encoder.step is None else f"{path}, step {encoder.step}"
+    print(f"{task_name} of {where}\n{render_table(summary)}\nwrote {results.path}")
+    return summary
 
 
-def _measure(trained: TrainedRun, cluster: Cluster, max_rows: int | None) -> dict[str, Any]:
-    recipe, corpus = trained.recipe, trained.corpus
-    batcher = corpus.batcher(recipe, "valid")
-    measured = evaluate_held_out(
-        trained.module,
-        trained.module.guide,
-        batcher,
-        max_rows,
-        recipe.train.micro_batch_size,
-        cluster,
-    )
-    unigram = held_out_unigram_loss(recipe, corpus, max_rows)
-    return {"rows": rows_evaluated(batcher.split.num_rows, max_rows), **measured, "unigram_loss": unigram}
+def resolve_settings(name: str, task: Task, given: Mapping[str, Any]) -> Settings:
+    """The task's settings; a UsageError for one it does not take, or data that is missing."""
+    if foreign := [key for key in given if key not in task.takes()]:
+        options = ", ".join(_option(key) for key in foreign)
+        takes = ", ".join(_option(key) for key in task.takes()) or "no options"
+        raise UsageError(f"{options}: task {name!r} does not take this; it takes {takes}")
+    if task.data is not None:
+        if given.get("data") is None:
+            raise UsageError(f"task {name!r} needs --data: {task.data}")
+        if not Path(given["data"]).exists():
+            raise UsageError(f"--data {given['data']} does not exist; write the path of {task.data}")
+    return Settings(**{**task.defaults, **given})
 
 
-def _table(path: str, result: dict[str, Any]) -> str:
-    lines = [
-        f"{path}, step {result['step']}, {result['rows']} held-out rows",
-        f"  held-out loss     {result['loss']:.4f} nats per masked token",
-        f"  perplexity        {result['perplexity']:.2f}",
-        f"  accuracy          {result['accuracy']:.2%} of the masked tokens",
-        f"  unigram model     {result['unigram_loss']:.4f} nats on the same tokens",
-    ]
-    for name, mass in result["guidance_mass"].items():
-        layers = " ".join("-" if share is None else f"{share:.2f}" for share in mass)
-        lines.append(f"  attention on {name!r}, layer 0 up: {layers}")
-    return "\n".join(lines)
+def _chosen(units: Sequence[str], only: list[str] | None) -> list[str]:
+    """The units that begin with one of `only`."""
+    if only is None:
+        return list(units)
+    if useless := [name for name in only if not any(unit.startswith(name) for unit in units)]:
+        raise UsageError(f"--only {useless[0]}: no part begins so; the parts are {', '.join(units)}")
+    return [unit for unit in units if unit.startswith(tuple(only))]
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    """The settings with the data's content in the place of its path."""
+    identity = settings.given()
+    identity.pop("only", None)  # says which units are measured, not how
+    if settings.data is not None:
+        identity["data"] = {"name": settings.data.name, "sha256": content_sha256(settings.data)}
+    return identity
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")

@@ -12,7 +12,8 @@ snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py
 profile/           see training/profiling.py; only of a run started with --profile
 .lock              see lock.py
-tensorboard/  report/  export/  evaluation.json
+evaluation/        see evaluation/results.py
+tensorboard/  report/  export/
 """
 
 import json
@@ -57,7 +58,7 @@ class RunDir:
         self.profile = self.path / "profile"
         self.report = self.path / "report"
         self.export = self.path / "export"
-        self.evaluation_file = self.path / "evaluation.json"
+        self.evaluation = self.path / "evaluation"
         self.lock = RunLock(self.path)
 
     @staticmethod

@@ -19,12 +19,14 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.evaluation.results import read_evaluations
 from pipeline.runs.run_dir import read_json_lines
 from tests.processes import Finished, Running, run_command, start_command
 
 __all__ = [
     "Finished",
     "Running",
+    "last_evaluation",
     "losses",
     "overrides",
     "read_metrics",
@@ -100,6 +102,11 @@ def read_metrics(run_dir: Path, kind: str = "train") -> list[dict]:
 
 def losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run_dir)]
+
+
+def last_evaluation(run_dir: Path, task: str) -> dict:
+    """What `evaluate` wrote last for a task."""
+    return read_evaluations(run_dir / "evaluation" / f"{task}.json")[-1]
 
 
 def overrides(**values: object) -> list[str]:

@@ -1,6 +1,5 @@
 """Compiled runs: the losses of uncompiled ones, and resumed to the bit; machines that cannot compile."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipeline.__main__ import main
 from tests.e2e.running import (
     Finished,
     compare_killed_run,
+    last_evaluation,
     losses,
     overrides,
     read_metrics,
@@ -61,8 +61,8 @@ def test_compiled_run_has_the_losses_of_an_uncompiled_one(recipe, uncompiled, tm
 
 def test_evaluation_attends_as_training_did(uncompiled):
     """The command, which has no engine and compiles nothing, finds the loss that the run found at its end."""
-    assert main(["evaluate", str(uncompiled), "--max-rows", "16"]) == 0  # as the recipe says
-    evaluated = json.loads((uncompiled / "evaluation.json").read_text())
+    assert main(["evaluate", str(uncompiled), "--limit", "16"]) == 0  # as the recipe says
+    evaluated = last_evaluation(uncompiled, "mlm")["numbers"]
     assert evaluated["loss"] == pytest.approx(read_metrics(uncompiled, "valid")[-1]["loss"], rel=1e-5)
 
 

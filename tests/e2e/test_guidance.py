@@ -1,6 +1,5 @@
 """Guidance in real runs: the measured dense phase, tables of layers, a bias, the published loss."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from benchmarks.resume import compare_logs
 from pipeline.__main__ import main
 from pipeline.runs.run_dir import RunDir
-from tests.e2e.running import losses, overrides, read_metrics, train
+from tests.e2e.running import last_evaluation, losses, overrides, read_metrics, train
 
 
 def finish(recipe: Path, run_dir: Path, *arguments: str, launcher: str = "none", code: int = 0) -> RunDir:
@@ -165,7 +164,7 @@ def test_run_with_a_bias_is_evaluated_exported_and_reported(biased, capsys):
         assert main([command, str(run.path)]) == 0
     assert "same logits as the run" in capsys.readouterr().out
     last = read_metrics(run.path, "valid")[-1]
-    found = json.loads(run.evaluation_file.read_text(encoding="utf-8"))
+    found = last_evaluation(run.path, "mlm")["units"]["held-out"]
     assert found["guidance_mass"].keys() == last["guidance_mass"].keys() == {"next", "delimiters"}
     for name in ("forming.png", "attention_maps.png", "guidance_mass.png"):
         assert (run.report / name).is_file()

@@ -1,0 +1,81 @@
+"""The encoder under evaluation: a run of ours, or any Hugging Face directory."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from data_prep.files import sha256_file
+from pipeline.checkpoints.manifest import newest_usable, step_of
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.export import export_run
+from pipeline.runs.run_dir import RunDir
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What is evaluated.
+
+    Attributes:
+        path: as the user named it.
+        run: the run it belongs to; None for a Hugging Face directory.
+        step: of the run's newest good checkpoint; None for a Hugging Face directory.
+        device: where it is evaluated.
+    """
+
+    path: Path
+    run: RunDir | None
+    step: int | None
+    device: torch.device
+
+    @staticmethod
+    def open(path: str, device: torch.device) -> "Encoder":
+        """A run directory or a Hugging Face directory; a UserError says why it is neither."""
+        run = RunDir(path)
+        if run.holds_run():
+            checkpoint, damaged = newest_usable(run.checkpoints)
+            for damage in damaged:
+                logger.warning("damaged checkpoint skipped: %s", damage)
+            if checkpoint is None:
+                raise CheckpointError(f"{path} has no checkpoint yet; train it first")
+            return Encoder(Path(path), run, step_of(checkpoint), device)
+        if (Path(path) / "config.json").is_file():
+            return Encoder(Path(path), None, None, device)
+        raise UsageError(
+            f"{path} holds neither a run (no recipe.yaml) nor a Hugging Face model (no config.json); "
+            "name the run_dir of a recipe that was trained, or an exported model"
+        )
+
+    @cached_property
+    def model_dir(self) -> Path:
+        """A Hugging Face directory with model and tokenizer; a run's checkpoint is exported to one.
+
+        The export stays in RUN/evaluation/ until a later step of the run is evaluated.
+        """
+        if self.run is None:
+            return self.path
+        directory = self.run.evaluation / f"model-{self.step:08d}"
+        if not directory.is_dir():
+            self.run.evaluation.mkdir(exist_ok=True)
+            for older in self.run.evaluation.glob("model-*"):
+                shutil.rmtree(older)
+            export_run(str(self.path), str(directory))
+        return directory
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, padding and cutting at the model's longest input."""
+        return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
+
+    def identity(self) -> dict[str, object]:
+        """What tells it from others whose results lie in the same file."""
+        if self.run is not None:
+            return {"step": self.step, "recipe_sha256": sha256_file(self.run.recipe_file)}
+        weights = sorted(self.path.glob("*.safetensors"))
+        return {"weights_sha256": [sha256_file(file) for file in weights]}

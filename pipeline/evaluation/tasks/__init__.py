@@ -1,0 +1,16 @@
+"""What `evaluate --task` can measure: a file each, named here, which has a TASK."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.task import Task
+
+TASKS = {  # for --help, which is not to import torch
+    "mlm": "loss, perplexity and accuracy on held-out rows of the run's corpus (the default)",
+}
+
+
+def load_task(name: str) -> "Task":
+    """The task of this name in TASKS."""
+    return importlib.import_module(f"{__name__}.{name}").TASK
