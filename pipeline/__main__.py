@@ -9,7 +9,7 @@ import warnings
 
 from data_prep.errors import EXIT_DONE, EXIT_FILES, EXIT_INTERRUPTED
 from pipeline.arguments import Parser
-from pipeline.commands import evaluate, export, plan, report, requeue, snapshot, status, train
+from pipeline.commands import evaluate, export, plan, report, requeue, snapshot, status, study, train
 from pipeline.errors import UserError, exit_code_of
 
 _COMMANDS = {
@@ -21,6 +21,7 @@ _COMMANDS = {
     "status": status,
     "snapshot": snapshot,
     "requeue": requeue,
+    "study": study,
 }
 
 _READ_ONLY = ("plan", "status")  # whose output may be cut short

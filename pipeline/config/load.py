@@ -80,6 +80,11 @@ def parse_recipe(settings: dict[str, Any]) -> tuple[Recipe | None, list[Problem]
         return None, problems
 
 
+def parse_value(text: str) -> Any:
+    """A value as recipes have it; a yaml.YAMLError if it is none."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def _apply_override(settings: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not re.fullmatch(r"[\w+-]+(\.[\w+-]+)*", key):
@@ -90,7 +95,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             settings[parent] = {}
         settings = settings[parent]
     try:
-        settings[last] = yaml.load(text, Loader=_StrictLoader)
+        settings[last] = parse_value(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {override!r}: the value is not readable YAML: {error}") from error
 

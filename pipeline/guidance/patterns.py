@@ -1,8 +1,8 @@
 """What a guided head should look at, by name: for every query row i a target distribution p_i over keys.
 
 A pattern names, for a row of a document, either one key (an offset from the row, the document's first or
-last token) or a set of keys given by token ids (delimiters, sentence ends). `targets.py` turns patterns
-into tensors for the rows of a micro-batch.
+last token, a random one) or a set of keys given by token ids (delimiters, sentence ends). `targets.py` turns
+patterns into tensors for the rows of a micro-batch.
 """
 
 import re
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 _NAMED_OFFSETS = {"next": 1, "previous": -1, "self": 0}
 _OFFSET_NAME = re.compile(r"offset([+-]\d+)")
 TOKEN_PATTERNS = ("delimiters", "sentence_ends")
-PATTERN_NAMES = "next, previous, self, first, last, delimiters, sentence_ends, offset+K, offset-K"
+_RANDOM_NAME = re.compile(r"random-(\d+)")
+PATTERN_NAMES = "next, previous, self, first, last, delimiters, sentence_ends, offset+K, offset-K, random-K"
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,24 @@ class EndPattern:
 
 
 @dataclass(frozen=True)
+class RandomPattern:
+    """Row i targets one key, drawn once for all texts from (number, i): as sparse as next, and as useless.
+
+    For control experiments. Rows whose key lies in another document have no target.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True)
 class TokenPattern:
     """Every row targets the tokens of its document whose id is in a set, in equal shares."""
 
     token_ids: tuple[int, ...]
 
 
-Pattern = OffsetPattern | EndPattern | TokenPattern
+SinglePattern = OffsetPattern | EndPattern | RandomPattern
+Pattern = SinglePattern | TokenPattern
 
 
 def parse_pattern(name: str, token_ids: Mapping[str, Sequence[int]] | None = None) -> Pattern:
@@ -55,6 +67,8 @@ def parse_pattern(name: str, token_ids: Mapping[str, Sequence[int]] | None = Non
         return OffsetPattern(_NAMED_OFFSETS[name])
     if match := _OFFSET_NAME.fullmatch(name):
         return OffsetPattern(int(match[1]))
+    if match := _RANDOM_NAME.fullmatch(name):
+        return RandomPattern(int(match[1]))
     if name in TOKEN_PATTERNS:
         return TokenPattern(tuple(sorted((token_ids or {}).get(name, ()))))
     raise ValueError(f"unknown pattern {name!r}; the patterns are {PATTERN_NAMES}")

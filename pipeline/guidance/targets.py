@@ -1,8 +1,8 @@
 """Targets of a micro-batch: what every query row should look at, for each pattern.
 
-Two shapes serve all patterns. A *single* target is one key per row (next, previous, offset, first, last); a
-*column* target gives every key a weight, and a row's distribution is the weights of its own document's keys
-(delimiters, sentence ends). Neither needs anything of size N x N.
+Two shapes serve all patterns. A *single* target is one key per row (next, previous, offset, first, last,
+random); a *column* target gives every key a weight, and a row's distribution is the weights of its own
+document's keys (delimiters, sentence ends). Neither needs anything of size N x N.
 
 Targets never leave a row's document: "next" of a document's last token and "delimiters" of a document
 without any have none, and such rows, like padding, are left out of the loss. `as_published` keeps every row
@@ -13,13 +13,17 @@ Shapes: B sequences, N positions, S single and C column patterns, P = S + C.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 
+from pipeline.data.counter_rng import make_keys, random_bits
 from pipeline.data.documents import Documents
-from pipeline.guidance.patterns import EndPattern, OffsetPattern, Pattern, TokenPattern
+from pipeline.guidance.patterns import EndPattern, Pattern, RandomPattern, SinglePattern, TokenPattern
 
 NO_TARGET = -1
+_RANDOM_STREAM = 0x72616E64  # keeps these draws independent of masks and row order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +98,24 @@ def make_targets(
     )
 
 
-def _single_target(pattern: OffsetPattern | EndPattern, documents: Documents) -> torch.Tensor:
+def _single_target(pattern: SinglePattern, documents: Documents) -> torch.Tensor:
     starts, ends = documents.starts, documents.ends
     if isinstance(pattern, EndPattern):
         target = ends - 1 if pattern.last else starts
+    elif isinstance(pattern, RandomPattern):
+        target = _random_keys(pattern.number, starts.shape[1]).to(starts).expand_as(starts)
     else:
         rows = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype)
         target = (rows + pattern.offset).expand_as(starts)
     inside = (target >= starts) & (target < ends)
     return torch.where(inside, target, NO_TARGET)
+
+
+@lru_cache(maxsize=64)
+def _random_keys(number: int, num_positions: int) -> torch.Tensor:
+    """A key for every position, (N,): what RandomPattern means."""
+    draws = random_bits(make_keys(_RANDOM_STREAM, number), num_positions)[0]
+    return torch.from_numpy((draws % np.uint64(num_positions)).astype(np.int32))
 
 
 def _column_weights(

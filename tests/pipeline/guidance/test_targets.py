@@ -66,7 +66,7 @@ def test_targets_are_those_of_the_explicit_matrices(rows: Rows, name: str, publi
     assert torch.equal(is_target(targets, 0), expected > 0)
 
 
-@given(any_rows(), names)
+@given(any_rows(), names | st.just("random-1"))
 def test_a_target_never_lies_outside_its_document(rows: Rows, name: str) -> None:
     pointed = distribution(made([name], rows)) > 0
 
@@ -87,6 +87,30 @@ def test_neighbours_end_at_the_borders_of_documents(rows: Rows) -> None:
             is_first = place not in document or place == document[0]
             assert following[index, place] == (NO_TARGET if is_last else place + 1)
             assert previous[index, place] == (NO_TARGET if is_first else place - 1)
+
+
+@given(any_rows(), st.integers(0, 5))
+def test_random_keys_are_the_same_for_all_texts(rows: Rows, number: int) -> None:
+    targets = made([f"random-{number}"], rows)
+
+    size = rows.ids.shape[1]
+    whole = made([f"random-{number}"], Rows(torch.zeros(1, size, dtype=torch.long), [[size]]))
+    expected = whole.single[0].expand_as(targets.single[0])
+    assert torch.equal(targets.single[0][targets.valid[0]], expected[targets.valid[0]])
+    assert whole.valid.all()
+
+
+def test_random_keys_have_no_order_and_differ_by_number() -> None:
+    size = 512
+    rows = Rows(torch.zeros(1, size, dtype=torch.long), [[size]])
+
+    one, other = (made([f"random-{number}"], rows).single[0, 0].double() for number in (1, 2))
+
+    places = torch.arange(size).double()
+    for keys in (one, other):
+        assert abs(torch.corrcoef(torch.stack([keys, places]))[0, 1]) < 0.15
+        assert keys.unique().numel() > 0.55 * size  # 1 - 1/e of them are expected
+    assert (one == other).double().mean() < 0.02
 
 
 @given(any_rows())

@@ -1,0 +1,124 @@
+"""The `study` command: check every cell, train what is missing, write what all of it comes to."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data_prep.errors import EXIT_DONE
+from data_prep.files import write_json_atomically
+from pipeline.build import Corpus
+from pipeline.config.checks import World, load_checked_recipe
+from pipeline.config.schema import Recipe
+from pipeline.errors import EXIT_STOPPED, UsageError, UserError
+from pipeline.evaluation.unigram import held_out_unigram_loss
+from pipeline.runs.run_dir import RunDir, describe_machine, recipe_differences
+from pipeline.study.grid import Cell, Grid
+from pipeline.study.runs import Outcome, StudyRun, run_all
+from pipeline.study.write import write_study
+
+logger = logging.getLogger(__name__)
+
+
+class StudyError(UserError):
+    """Runs of a study that failed; the message names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is to be run and how.
+
+    Attributes:
+        recipe: as for `train`.
+        overrides: KEY=VALUE for all runs.
+        grid: cells and seeds.
+        directory: where all of it lies.
+        processes: of each run; None for one without a launcher.
+        parallel: runs at a time.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    grid: Grid
+    directory: Path
+    processes: int | None = None
+    parallel: int = 1
+
+    def runs(self) -> list[StudyRun]:
+        """All runs, seed by seed: what can be compared is there early."""
+        return [self.run_of(cell, seed) for seed in self.grid.seeds for cell in self.grid.cells()]
+
+    def run_of(self, cell: Cell, seed: int) -> StudyRun:
+        """The run of a cell with a seed."""
+        return StudyRun(cell, seed, self.directory / "runs" / cell.name / f"seed-{seed}")
+
+    def recipe_of(self, run: StudyRun) -> Recipe:
+        """The checked recipe of a run; a RecipeError lists what is wrong with it."""
+        world = World(world_size=self.processes or 1, on_cuda=torch.cuda.is_available())
+        return load_checked_recipe(self.recipe, [*self.overrides, *run.overrides()], world)
+
+
+def carry_out(study: Study, task: tuple[int, int] | None, *, train: bool = True) -> int:
+    """Train what is missing and write the results; returns the exit code.
+
+    Args:
+        study: what to do.
+        task: (i, n): every n-th run, from the i-th; None for all.
+        train: False writes the results of what has been trained so far.
+    """
+    recipes = {run: study.recipe_of(run) for run in study.runs()}
+    for run, recipe in recipes.items():
+        _check_same_recipe(run, recipe)
+    study.directory.mkdir(parents=True, exist_ok=True)
+    _write_definition(study)
+    mine = list(recipes)[task[0] :: task[1]] if task is not None else list(recipes)
+    missing = [run for run in mine if not run.is_over()] if train else []
+    outcomes = run_all(
+        missing, study.recipe, study.overrides, processes=study.processes, parallel=study.parallel
+    )
+    print(write_study(study.directory, study.grid, _unigram_loss(list(recipes.values()))))
+    if failed := [name for name, outcome in outcomes.items() if outcome is Outcome.FAILED]:
+        raise StudyError(
+            f"{len(failed)} of {len(missing)} runs failed; what they said is in train.log of their "
+            f"directories in {study.directory / 'runs'}: {'; '.join(failed)}"
+        )
+    return EXIT_STOPPED if Outcome.STOPPED in outcomes.values() else EXIT_DONE
+
+
+def _check_same_recipe(run: StudyRun, recipe: Recipe) -> None:
+    """A directory made with another recipe would be compared with runs it cannot be compared with."""
+    directory = RunDir(run.path)
+    if not directory.holds_run():
+        return
+    if differences := recipe_differences(directory.read_recipe(), recipe):
+        key, before, after = differences[0]
+        raise UsageError(
+            f"{run.path} was trained with another recipe: {key} was {before!r} and would be {after!r}; name "
+            "another directory with --out"
+        )
+
+
+def _write_definition(study: Study) -> None:
+    write_json_atomically(
+        study.directory / "study.json",
+        {
+            "recipe": study.recipe,
+            "overrides": list(study.overrides),
+            "axes": [
+                {"name": axis.name, "labels": axis.labels, "settings": axis.settings}
+                for axis in study.grid.axes
+            ],
+            "seeds": study.grid.seeds,
+            "machine": describe_machine(),
+        },
+    )
+
+
+def _unigram_loss(recipes: Sequence[Recipe]) -> float | None:
+    """Of the held-out rows, where all runs have the same; masks differ by seed, so it is the first one's."""
+    if len({(recipe.corpus, recipe.objective, recipe.evaluation.max_rows) for recipe in recipes}) > 1:
+        return None
+    recipe = recipes[0]
+    return held_out_unigram_loss(recipe, Corpus.open(recipe.corpus), recipe.evaluation.max_rows)
