@@ -131,10 +131,13 @@ class CorpusSplit:
             pieces.append(self._shards[shard].segments(row))
         return CorpusRows(input_ids, *piece_borders(pieces, self.sequence_length))
 
-    def token_counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
-        """How often each id occurs in the split, padding included, shape (vocab_size,)."""
+    def token_counts(self, vocab_size: int, max_rows: int | None = None) -> npt.NDArray[np.int64]:
+        """How often each id occurs in the first rows of the split, padding included, shape (vocab_size,)."""
         counts = np.zeros(vocab_size, dtype=np.int64)
-        for shard in self._shards:
-            for batch in shard.batches():
-                counts += np.bincount(batch.ravel(), minlength=vocab_size)
+        left = self.num_rows if max_rows is None else max_rows
+        for batch in (batch for shard in self._shards for batch in shard.batches()):
+            if left <= 0:
+                break
+            counts += np.bincount(batch[:left].ravel(), minlength=vocab_size)
+            left -= len(batch)
         return counts

@@ -25,9 +25,18 @@ def unigram_loss(
     return float(-np.log(smoothed[targets] / smoothed.sum()).mean())
 
 
-def held_out_unigram_loss(recipe: Recipe, corpus: Corpus, max_rows: int | None) -> float:
-    """The unigram model's loss on the tokens that held-out evaluation predicts."""
-    counts = corpus.batcher(recipe, "train").split.token_counts(corpus.vocabulary.size)
+def held_out_unigram_loss(
+    recipe: Recipe, corpus: Corpus, max_rows: int | None, train_rows: int | None = None
+) -> float:
+    """The unigram model's loss on the tokens that held-out evaluation predicts.
+
+    Args:
+        recipe: says how they are masked.
+        corpus: its corpus.
+        max_rows: held-out rows used; None for all.
+        train_rows: training rows whose tokens are counted; None for all.
+    """
+    counts = corpus.batcher(recipe, "train").split.token_counts(corpus.vocabulary.size, train_rows)
     labels = held_out_labels(corpus.batcher(recipe, "valid"), max_rows)
     return unigram_loss(counts, corpus.vocabulary.ordinary_ids(), labels)
 

@@ -5,8 +5,8 @@ environment.json   versions, commit, device, corpora and DeepSpeed configuration
 checkpoints/       see ../checkpoints/manifest.py
 metrics.jsonl      see accounting/metrics.py
 events.jsonl       a line per event: start, resume, converted, recipe changed, phase, patterns formed,
-                   checkpoint, save failed, corrupt checkpoint, skipped step, loss spike, rollback, diverged,
-                   lost process, stop, requeue, not requeued, profile, done
+                   guidance holds back, checkpoint, save failed, corrupt checkpoint, skipped step, loss spike,
+                   rollback, diverged, lost process, stop, requeue, not requeued, profile, done
 skipped_steps.json see training/skipped_steps.py; only of a run that was taken back
 snapshots/         see snapshot.py
 attention/         see evaluation/attention_snapshot.py

@@ -32,6 +32,7 @@ from pipeline.runs.start import Start, find_source
 from pipeline.training.checkpointing import Checkpointing
 from pipeline.training.current_phase import CurrentPhase
 from pipeline.training.garbage import GarbageCollection
+from pipeline.training.plateau import PlateauWatch
 from pipeline.training.profiling import StepProfiler
 from pipeline.training.recovery import Recovery
 from pipeline.training.row_losses import RowLosses
@@ -90,6 +91,7 @@ class Trainer:
         self.window = WindowSums(module.guide.allocation, cluster.device)
         self.row_losses = RowLosses(self.batches, cluster.device)
         self.stepper = StepRunner(recipe, cluster, self.engine, self.guidance, self.window, self.row_losses)
+        self.plateau = PlateauWatch(recipe, corpus, run, self.guidance) if cluster.is_main else None
         self.recovery = Recovery(recipe, run, cluster)
         self.log = TrainingLog(recipe, run, cluster, self.window, self.batches)
         saver = CheckpointSaver(cluster, self.engine, run.checkpoints, stage)
@@ -238,6 +240,8 @@ class Trainer:
             self.cluster,
         )
         self.log.write_valid(self.step, line)
+        if self.plateau is not None and (warning := self.plateau.look(self.step, line["loss"])):
+            logger.warning(warning)
 
     def _keep_snapshot(self) -> None:
         """Keep what the heads look at, for the report."""

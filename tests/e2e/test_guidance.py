@@ -199,3 +199,33 @@ def test_published_loss_trains_with_attention_dropout(recipe_file, tmp_path):
     assert lines[0]["guidance_error"]["first"] == pytest.approx(1 - 2 / 32 + 1 / 32 / 0.9, rel=0.02)
     assert lines[-1]["guidance_error"]["first"] < 0.5 * lines[0]["guidance_error"]["first"]
     assert lines[-1]["guidance_error"]["first"] > 0.1  # the floor that dropout leaves
+
+
+# A pull that is too strong
+
+
+def held_back_events(run: RunDir) -> list[dict]:
+    return [event for event in run.read_events() if event["event"] == "guidance holds back"]
+
+
+def test_a_pull_that_leaves_the_objective_nothing_is_told_once(recipe_file, tmp_path):
+    recipe = recipe_file(
+        guidance={"heads": {"self": 2}, "weight": 1e5, "plateau": 1.0},
+        optimizer={"learning_rate": 1e-2},
+        train={"num_steps": 60},
+        evaluation={"every_steps": 10},
+        checkpoint={"every_steps": 60},
+    )
+    finished = train(recipe, *overrides(run_dir=tmp_path / "run"), "--stop-at", "55")
+    assert finished.code == 75, finished.output
+    assert finished.output.count("is still that of a model that knows only") == 1
+    run = finish(recipe, tmp_path / "run")
+    (event,) = held_back_events(run)
+    assert event["step"] >= 2 * event["formed_step"] == 2 * formed_events(run)[0]["step"]
+    assert event["loss"] > 0.97 * event["unigram_loss"]
+    told = next(line for line in read_metrics(run.path, "valid") if line["step"] == event["step"])
+    assert told["loss"] == event["loss"]
+
+
+def test_guidance_that_helps_is_not_complained_about(formed):
+    assert held_back_events(formed) == []

@@ -1,0 +1,72 @@
+"""A warning when guided heads form, or fail to, while the model learns no more than how frequent tokens are.
+
+Early in training an encoder predicts what a unigram model would, and guidance is there to bring it off that
+plateau. It can also keep it there: a pull that is too strong makes position embeddings outgrow the tokens'
+and leaves the objective little of every step, and heads that are pulled without ever forming are of no use to
+either. Both look the same from outside: guidance acts, and the held-out loss stays where it was.
+"""
+
+from pipeline.build import Corpus
+from pipeline.config.schema import Recipe
+from pipeline.evaluation.unigram import held_out_unigram_loss
+from pipeline.guidance.run import RunGuidance
+from pipeline.runs.run_dir import RunDir
+
+EVENT = "guidance holds back"
+_OFF_PLATEAU = 0.97  # of the unigram loss: a model below it has learned something of context
+_SAMPLE_ROWS = 4096  # training rows whose tokens are counted; a corpus may have billions
+
+
+class PlateauWatch:
+    """Looks at the evaluations of a run, on its main process, and tells what it sees once."""
+
+    def __init__(self, recipe: Recipe, corpus: Corpus, run: RunDir, guidance: RunGuidance) -> None:
+        """Of a run whose events are in `run`, where an earlier start of it may have told."""
+        self._recipe, self._corpus, self._run, self._guidance = recipe, corpus, run, guidance
+        self._unigram_loss: float | None = None  # not needed by most runs, and not for the first steps
+
+    def look(self, step: int, loss: float) -> str | None:
+        """After an evaluation with this held-out loss: what to tell the user, if anything."""
+        formed_step = self._guidance.formation.formed_step
+        schedule = self._guidance.schedule
+        if not schedule.at(step, formed_step).layers or not is_due(
+            step, formed_step, schedule.plateau_steps, measured=schedule.dense_steps is None
+        ):
+            return None
+        if self._unigram_loss is None:
+            rows = self._recipe.evaluation.max_rows
+            self._unigram_loss = held_out_unigram_loss(self._recipe, self._corpus, rows, _SAMPLE_ROWS)
+        if loss < _OFF_PLATEAU * self._unigram_loss or self._was_told():
+            return None
+        self._run.add_event(
+            EVENT, step=step, loss=loss, unigram_loss=self._unigram_loss, formed_step=formed_step
+        )
+        return explain(step, loss, self._unigram_loss, formed_step)
+
+    def _was_told(self) -> bool:
+        return any(event["event"] == EVENT for event in self._run.read_events())
+
+
+def is_due(step: int, formed_step: int | None, plateau_steps: int, *, measured: bool) -> bool:
+    """Whether guidance has had the time to show that it helps.
+
+    That is as long again as the patterns took to form. If they have not formed, it is when the weight begins
+    to fall; where formation is not `measured`, nothing is known of it before.
+    """
+    if measured and formed_step is not None:
+        return step >= 2 * formed_step
+    return step >= plateau_steps
+
+
+def explain(step: int, loss: float, unigram_loss: float, formed_step: int | None) -> str:
+    """The warning."""
+    if formed_step is None:
+        cause = "the guided patterns have not formed in the time of full weight"
+        advice = "guide fewer heads or layers, or set guidance.weight to 0 and compare"
+    else:
+        cause = f"the guided patterns formed at step {formed_step}"
+        advice = "the pull may be too strong: lower guidance.weight, or let it end earlier (guidance.end)"
+    return (
+        f"step {step}: {cause}, but the held-out loss, {loss:.3f}, is still that of a model that knows only "
+        f"how frequent tokens are ({unigram_loss:.3f}); {advice}"
+    )
