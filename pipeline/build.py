@@ -46,7 +46,9 @@ class Corpus:
             ordinary_ids=self.vocabulary.ordinary_ids(),
         )
         return RowBatcher(
-            CorpusSplit(self.path, split, self.manifest),
+            CorpusSplit(
+                self.path, split, self.manifest, recipe.data.train_share if split == "train" else 1.0
+            ),
             rule,
             recipe.seed,
             attend_across_documents=recipe.data.attend_across_documents,

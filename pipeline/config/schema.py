@@ -243,6 +243,9 @@ class DataSection(Section):
     """How batches reach the model."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(1, description="processes that prepare batches ahead")
+    train_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="train on this share of a corpus's rows only, its first; to study scarce data"
+    )
     attend_across_documents: bool = Field(
         True,
         description="false: in a row of several documents each attends to itself only, and positions begin "

@@ -102,11 +102,21 @@ def piece_borders(
     )
 
 
+def rows_in_share(num_rows: int, share: float) -> int:
+    """How many of a split's rows a share of them is, at least one where there is any."""
+    return min(num_rows, max(1, round(num_rows * share)))
+
+
 class CorpusSplit:
     """The rows of one split, numbered through its shards."""
 
-    def __init__(self, corpus_dir: Path, split: Split, manifest: Manifest | None = None) -> None:
-        """Map the split's shards; a DataError names a shard that is not what the manifest says."""
+    def __init__(
+        self, corpus_dir: Path, split: Split, manifest: Manifest | None = None, share: float = 1.0
+    ) -> None:
+        """Map the split's shards; a DataError names a shard that is not what the manifest says.
+
+        Rows lie in random order, so that the first `share` of them, at least one, is a sample.
+        """
         manifest = manifest or read_manifest(corpus_dir)
         self.sequence_length = manifest.sequence_length
         self._shards: list[Shard] = []
@@ -116,7 +126,7 @@ class CorpusSplit:
                 raise DataError(f"{shard.path}: {shard.rows} rows, its manifest says {info.rows}")
             self._shards.append(shard)
         self._first_rows = np.cumsum([0, *(shard.rows for shard in self._shards)])
-        self.num_rows = int(self._first_rows[-1])
+        self.num_rows = rows_in_share(int(self._first_rows[-1]), share)
 
     def read(self, rows: npt.NDArray[np.int64]) -> CorpusRows:
         """The given rows (n,), at least one."""
@@ -134,7 +144,7 @@ class CorpusSplit:
     def token_counts(self, vocab_size: int, max_rows: int | None = None) -> npt.NDArray[np.int64]:
         """How often each id occurs in the first rows of the split, padding included, shape (vocab_size,)."""
         counts = np.zeros(vocab_size, dtype=np.int64)
-        left = self.num_rows if max_rows is None else max_rows
+        left = self.num_rows if max_rows is None else min(self.num_rows, max_rows)
         for batch in (batch for shard in self._shards for batch in shard.batches()):
             if left <= 0:
                 break

@@ -3,6 +3,7 @@
 from typing import Any
 
 from data_prep.format import Manifest
+from pipeline.data.corpus import rows_in_share
 from pipeline.data.phases import Phase, rows_taken
 
 
@@ -13,11 +14,11 @@ def describe_phases(
     return [_describe(phase, manifests[phase.corpus], world_size) for phase in phases]
 
 
-def count_epochs(phases: list[Phase], manifests: dict[str, Manifest]) -> dict[str, float]:
-    """Passes over each corpus in the whole run."""
+def count_epochs(phases: list[Phase], manifests: dict[str, Manifest], train_share: float) -> dict[str, float]:
+    """Passes over each corpus, or the share of it that is trained on, in the whole run."""
     num_steps = phases[-1].end_step
     return {
-        corpus: rows_taken(phases, corpus, num_steps) / _num_rows(manifest)
+        corpus: rows_taken(phases, corpus, num_steps) / rows_in_share(_num_rows(manifest), train_share)
         for corpus, manifest in manifests.items()
     }
 

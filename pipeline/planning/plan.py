@@ -69,7 +69,7 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
         (estimate_memory(of_phase, base_bytes) for of_phase in sizes_of_phases), key=MemoryPlan.resident
     )
     described = describe_phases(phases, manifests, world.world_size)
-    epochs = count_epochs(phases, manifests)
+    epochs = count_epochs(phases, manifests, recipe.data.train_share)
     return {
         "parameters": parameters,
         "embedding_parameters": config.vocab_size * config.hidden_size,

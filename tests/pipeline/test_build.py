@@ -259,3 +259,19 @@ def test_corpora_with_the_same_content_share_an_order(
     assert [part.place_of_step_zero for part in batches.parts] == [0, 12 - 24, -40]
     assert [batch.input_ids.shape for batch in batches[2]] == [(4, 16)]
     assert [batch.input_ids.shape for batch in batches[5]] == [(4, 32), (4, 32)]
+
+
+# Scarce data
+
+
+def test_a_share_of_the_rows_is_trained_and_all_held_out_rows_are_looked_at(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe({"data.train_share": 0.1, "train.num_steps": 40})
+    corpus = Corpus.open(recipe.corpus)
+    whole = corpus.batcher(make_recipe(), "train").split.num_rows
+
+    batches = build_batches(recipe, corpus.vocabulary, world_size=1, rank=0)
+
+    trained = np.concatenate([batches.part_of(step).rows(step) for step in range(40)])
+    assert set(trained) == set(range(round(0.1 * whole)))
+    full, part = (corpus.batcher(made, "valid").split.num_rows for made in (make_recipe(), recipe))
+    assert full == part

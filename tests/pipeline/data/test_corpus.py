@@ -259,3 +259,17 @@ def test_damaged_tokenizer_is_named(corpus_copy: Path, name: str) -> None:
 
     with pytest.raises(DataError, match="tokenizer"):
         read_vocabulary(corpus_copy)
+
+
+def test_a_share_is_the_first_rows_and_nothing_beyond_counts(
+    tiny_corpus: Path, vocabulary: Vocabulary
+) -> None:
+    whole, part = CorpusSplit(tiny_corpus, "train"), CorpusSplit(tiny_corpus, "train", share=0.05)
+
+    rows = np.arange(part.num_rows)
+    assert part.num_rows == round(0.05 * whole.num_rows)
+    assert (part.read(rows).input_ids == whole.read(rows).input_ids).all()
+    expected = np.bincount(whole.read(rows).input_ids.ravel(), minlength=vocabulary.size)
+    assert (part.token_counts(vocabulary.size) == expected).all()
+    assert (whole.token_counts(vocabulary.size, part.num_rows) == expected).all()
+    assert CorpusSplit(tiny_corpus, "train", share=1e-9).num_rows == 1

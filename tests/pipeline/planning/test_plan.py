@@ -42,6 +42,10 @@ def test_run_in_numbers(make_recipe: MakeRecipe, tiny_corpus: Path) -> None:
     found = plan(make_recipe({"train.num_steps": 1000, "train.global_batch_size": 16}))
 
     assert found["epochs"] == pytest.approx(16_000 / rows)
+    scarce = plan(
+        make_recipe({"train.num_steps": 1000, "train.global_batch_size": 16, "data.train_share": 0.5})
+    )
+    assert scarce["epochs"] == pytest.approx(16_000 / round(rows / 2))
     assert found["tokens"] == pytest.approx(16_000 / rows * manifest.splits["train"].tokens, rel=1e-6)
     assert found["tokens_per_step"] * 1000 == pytest.approx(found["tokens"], rel=0.01)
     assert found["sequence_length"] == 32
