@@ -1,8 +1,6 @@
 """`python -m pipeline study`."""
 
 import argparse
-import os
-import re
 from pathlib import Path
 
 from pipeline.arguments import Parser, Subparsers, add_command, add_recipe, positive
@@ -12,7 +10,9 @@ _DESCRIPTION = """\
 Compare trainings over a grid of settings and seeds. Every run is a `train` of its own, resumed where it was;
 then come one table, one JSON file and figures: held-out loss against steps and against time, steps and time
 to the baseline's final loss, differences paired by seed, sensitivity. The first --arm, or the first value of
-the first --vary, is the baseline; the other choices on that axis are compared with it.
+the first --vary, is the baseline; the other choices on that axis are compared with it. The same command on
+several machines that share DIR, or in an array of jobs, shares the runs out: each takes those that nobody
+works on.
 
 examples:
   python -m pipeline study demo --out runs/weights --vary guidance.weight=0,7 --seeds 3
@@ -21,7 +21,6 @@ examples:
       --arm 'next only' 'guidance.heads={next: 3}'
   sbatch --array=0-7 slurm/study.sbatch demo --out runs/weights --vary guidance.weight=0,7 --seeds 3
 """
-_TASK = re.compile(r"(\d+)/(\d+)")
 
 
 def add(commands: "Subparsers[Parser]") -> None:
@@ -54,12 +53,6 @@ def add(commands: "Subparsers[Parser]") -> None:
         "--parallel", type=positive, default=1, metavar="N", help="runs at a time, which share the cores"
     )
     parser.add_argument(
-        "--task",
-        metavar="I/N",
-        help="only every N-th run, from the I-th (0/8 to 7/8), or 'slurm' for the number of this job in an "
-        "array from 0 on; any task writes the results of what is there",
-    )
-    parser.add_argument(
         "--only-results", action="store_true", help="train nothing; write the results of what was trained"
     )
 
@@ -81,20 +74,4 @@ def run(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         parallel=arguments.parallel,
     )
-    return carry_out(study, _parse_task(arguments.task), train=not arguments.only_results)
-
-
-def _parse_task(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if text == "slurm":
-        variables = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
-        if any(variable not in os.environ for variable in variables) or os.environ[variables[2]] != "0":
-            raise UsageError(
-                "--task slurm: this is no job of an array from 0; submit with sbatch --array=0-7"
-            )
-        text = f"{os.environ[variables[0]]}/{os.environ[variables[1]]}"
-    match = _TASK.fullmatch(text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise UsageError(f"--task {text}: expected I/N with I from 0 to N-1, such as 3/8, or slurm")
-    return int(match[1]), int(match[2])
+    return carry_out(study, train=not arguments.only_results)

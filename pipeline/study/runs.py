@@ -18,8 +18,9 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from pipeline.errors import EXIT_STOPPED, DivergedError
+from pipeline.errors import EXIT_STOPPED, CheckpointError, DivergedError
 from pipeline.processes.stop import handle_stop_signals
+from pipeline.runs.lock import living_owner
 from pipeline.runs.run_dir import RunDir
 from pipeline.study.grid import Cell
 
@@ -33,6 +34,7 @@ class Outcome(Enum):
     DONE = "done"
     DIVERGED = "diverged"  # a finding, not a failure
     STOPPED = "stopped"
+    ELSEWHERE = "trained by another process"
     FAILED = "failed"
 
 
@@ -95,7 +97,11 @@ def run_all(
         while active or (waiting and not stopping):
             while waiting and len(active) < parallel and not stopping:
                 run = waiting.popleft()
-                active[run] = _start(run, recipe, overrides, processes, parallel)
+                if run.is_over() or living_owner(run.path) is not None:
+                    outcomes[run.name] = Outcome.ELSEWHERE
+                    progress.update()
+                else:
+                    active[run] = _start(run, recipe, overrides, processes, parallel)
             progress.set_postfix_str("; ".join(run.name for run in active))
             for run, process in list(active.items()):
                 code = _wait_a_little(process)
@@ -103,7 +109,7 @@ def run_all(
                     del active[run]
                     outcomes[run.name] = _outcome_of(run, code)
                     progress.update()
-                    if outcomes[run.name] is not Outcome.DONE:
+                    if outcomes[run.name] not in (Outcome.DONE, Outcome.ELSEWHERE):
                         progress.write(f"{run.name}: {outcomes[run.name].value}, see {run.path / _LOG_NAME}")
     return outcomes | {run.name: Outcome.STOPPED for run in waiting}
 
@@ -139,4 +145,6 @@ def _outcome_of(run: StudyRun, code: int) -> Outcome:
         return Outcome.DONE
     if code == DivergedError.exit_code and run.is_over():
         return Outcome.DIVERGED
+    if code == CheckpointError.exit_code and (run.is_over() or living_owner(run.path) is not None):
+        return Outcome.ELSEWHERE  # both reached for it at once
     return Outcome.STOPPED if code == EXIT_STOPPED else Outcome.FAILED

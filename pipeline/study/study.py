@@ -1,6 +1,7 @@
 """The `study` command: check every cell, train what is missing, write what all of it comes to."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,11 @@ class Study:
         return load_checked_recipe(self.recipe, [*self.overrides, *run.overrides()], world)
 
 
-def carry_out(study: Study, task: tuple[int, int] | None, *, train: bool = True) -> int:
+def carry_out(study: Study, *, train: bool = True) -> int:
     """Train what is missing and write the results; returns the exit code.
 
     Args:
         study: what to do.
-        task: (i, n): every n-th run, from the i-th; None for all.
         train: False writes the results of what has been trained so far.
     """
     recipes = {run: study.recipe_of(run) for run in study.runs()}
@@ -73,10 +73,13 @@ def carry_out(study: Study, task: tuple[int, int] | None, *, train: bool = True)
         _check_same_recipe(run, recipe)
     study.directory.mkdir(parents=True, exist_ok=True)
     _write_definition(study)
-    mine = list(recipes)[task[0] :: task[1]] if task is not None else list(recipes)
-    missing = [run for run in mine if not run.is_over()] if train else []
+    missing = [run for run in recipes if not run.is_over()] if train else []
     outcomes = run_all(
-        missing, study.recipe, study.overrides, processes=study.processes, parallel=study.parallel
+        _in_own_order(missing),
+        study.recipe,
+        study.overrides,
+        processes=study.processes,
+        parallel=study.parallel,
     )
     print(write_study(study.directory, study.grid, _unigram_loss(list(recipes.values()))))
     if failed := [name for name, outcome in outcomes.items() if outcome is Outcome.FAILED]:
@@ -85,6 +88,13 @@ def carry_out(study: Study, task: tuple[int, int] | None, *, train: bool = True)
             f"directories in {study.directory / 'runs'}: {'; '.join(failed)}"
         )
     return EXIT_STOPPED if Outcome.STOPPED in outcomes.values() else EXIT_DONE
+
+
+def _in_own_order(runs: list[StudyRun]) -> list[StudyRun]:
+    """Jobs of an array begin at different runs, so that they do not all reach for the same."""
+    task, last = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", 0)) for name in ("ID", "MAX"))
+    first = task * len(runs) // (last + 1)
+    return runs[first:] + runs[:first]
 
 
 def _check_same_recipe(run: StudyRun, recipe: Recipe) -> None:

@@ -84,7 +84,7 @@ class Job:
         codes, transcript = self.root / "codes", self.root / "transcript"
         codes.mkdir(exist_ok=True)
         transcript.write_text("")
-        for command in ("train", "requeue", "shard", "merge"):
+        for command in ("train", "requeue", "shard", "merge", "study"):
             (codes / command).write_text(str(self.codes.get(command, 0)))
         environment = {
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
@@ -188,6 +188,29 @@ def test_a_mixture_in_a_container(job):
     check_golden("prep-mixture-container", told)
 
 
+def test_a_job_of_a_study(job):
+    arguments = ("demo", "--out", "runs/a b", "--vary", "guidance.weight=0,7", "--seeds", 3)
+    _, told = job.run("study.sbatch", *arguments, **TASK, SLURM_GPUS_ON_NODE=8)
+    check_golden("study-task", told)
+
+
+@pytest.mark.parametrize("given", [["--processes", "2"], ["--processes=2"], []])
+def test_processes_of_a_study_are_those_asked_for_or_one_per_gpu(job, given):
+    _, told = job.run("study.sbatch", "demo", *given, **TASK, SLURM_GPUS_ON_NODE=8)
+    asked = " ".join(given) or "--processes 8"
+    assert told.count(f"-m pipeline study demo {asked}") == told.count("--processes") == 2
+    _, alone = job.run("study.sbatch", "demo", **TASK)
+    assert "--processes" not in alone
+
+
+@pytest.mark.parametrize("code", [0, 70, 75])
+def test_a_job_of_a_study_is_requeued_only_when_it_was_stopped(job, code):
+    job.codes = {"study": code}
+    found, told = job.run("study.sbatch", "demo", **TASK)
+    assert found == code
+    assert told.count("scontrol requeue 123456_3\n") == (1 if code == 75 else 0)
+
+
 def test_gpus_decide_the_number_of_processes_and_tasks_only_without_them(job):
     assert (
         "--ntasks=4 --ntasks-per-node=2 --cpus-per-task=1 "
@@ -237,6 +260,7 @@ MISTAKES = {
         ["train.sbatch", "../run/snapshots/0123456789ab", "--set=seed=1"],
         "--set changes nothing in a snapshot",
     ),
+    "no recipe to study": (["study.sbatch", "--vary", "a=1,2"], "usage: sbatch --array"),
     "no corpus to write": (["prep.sbatch", "docs.jsonl"], "usage: sbatch --array"),
 }
 
