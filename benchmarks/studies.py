@@ -1,0 +1,131 @@
+"""Does guidance help? The studies behind the README's answer, each one `python -m pipeline study`.
+
+    python -m benchmarks.studies depth --corpus CORPUS [--scale cpu|gpu] [--parallel N] [--out DIR]
+
+The results (every number in JSON, the table, the figures) are copied to benchmarks/results/studies/. Started
+again, a study goes on where it was. `--scale cpu` is the recipe `small`, a minute or two a run on one core;
+`--scale gpu` is RoBERTa-base's width on rows of 512 tokens, estimated at ten minutes a run on an H100, and
+not run yet. Prints the study's table and, as its last line, one JSON object.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "studies"
+_KEPT = ("study.json", "study_results.json", "table.md", "*.png")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A question and the arguments of `study` that answer it."""
+
+    question: str
+    arguments: tuple[str, ...]
+
+
+_GUIDED = ("--vary", "guidance.weight=0,7")
+STUDIES = {
+    "depth": StudyPlan(
+        "How much sooner is the unguided run's final loss reached, at which depth?",
+        (*_GUIDED, "--vary", "model.num_layers=4,8,12,16", "--seeds", "3"),
+    ),
+    "sensitivity": StudyPlan(
+        "Does guidance make training less touchy about learning rate and warm-up?",
+        (
+            *_GUIDED,
+            *("--vary", "optimizer.learning_rate=3e-4,1e-3,3e-3"),
+            *("--vary", "schedule.warmup=0.0,0.06,0.2", "--seeds", "2"),
+        ),
+    ),
+    "scarce": StudyPlan(
+        "Does it help more when text is scarce?",
+        (*_GUIDED, "--vary", "data.train_share=0.01,0.05,0.2", "--seeds", "3"),
+    ),
+    "controls": StudyPlan(
+        "Is it the patterns that help, or any sparse attention? Which of them? Are sampled layers as good?",
+        (
+            *("--arm", "unguided", "guidance.weight=0"),
+            *("--arm", "default"),
+            *("--arm", "random keys", "guidance.heads={random-1: 1, random-2: 1, random-3: 1}"),
+            *("--arm", "next only", "guidance.heads={next: 1}"),
+            *("--arm", "previous only", "guidance.heads={previous: 1}"),
+            *("--arm", "first only", "guidance.heads={first: 1}"),
+            *("--arm", "all layers to the end", "guidance.layers_per_step=null"),
+            *("--seeds", "3"),
+        ),
+    ),
+    "forms": StudyPlan(
+        "Which form of the loss, which schedule, which layers; a bias instead?",
+        (
+            *("--arm", "unguided", "guidance.weight=0"),
+            *("--arm", "default"),
+            *("--arm", "cross-entropy", "guidance.error=cross_entropy"),
+            *("--arm", "published loss", "guidance.normalization=authors", "guidance.alpha=100"),
+            *("--arm", "to 0 at half", "guidance.plateau=0.25", "guidance.end=0.5"),
+            *("--arm", "lower half", "guidance.layers=[0, 1, 2]"),
+            *("--arm", "upper half", "guidance.layers=[3, 4, 5]"),
+            *("--arm", "bias", "guidance.method=bias"),
+            *("--seeds", "2"),
+        ),
+    ),
+    "extremes": StudyPlan(
+        "Does guidance with its defaults ever end worse than none? For corpora of several row lengths.",
+        (*_GUIDED, "--vary", "model.num_layers=2,16", "--seeds", "1"),
+    ),
+}
+_SCALES: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "gpu": (
+        *("model.hidden_size=768", "model.num_heads=12", "model.intermediate_size=3072"),
+        *("guidance.heads=paper", "optimizer.learning_rate=2e-4", "train.num_steps=5000"),
+        *("train.global_batch_size=64", "train.micro_batch_size=64", "train.precision=bf16"),
+        *("train.deepspeed=zero1", "data.num_workers=2", "evaluation.every_steps=100"),
+        *("evaluation.max_rows=512", "checkpoint.every_steps=5000"),
+    ),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=tuple(STUDIES), help="what is asked")
+    parser.add_argument("--corpus", type=Path, required=True, help="a directory made by data_prep")
+    parser.add_argument(
+        "--scale", choices=tuple(_SCALES), default="cpu", help="size of the runs (default: cpu)"
+    )
+    parser.add_argument("--parallel", default="2", metavar="N", help="runs at a time (default: 2)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-STUDY-SCALE")
+    parser.add_argument("--name", help="of the results (default: STUDY-SCALE)")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    plan, name = STUDIES[arguments.study], arguments.name or f"{arguments.study}-{arguments.scale}"
+    out = arguments.out or Path("runs") / f"study-{name}"
+    print(f"{name}: {plan.question}", flush=True)
+    overrides = [f"corpus={arguments.corpus}", *_SCALES[arguments.scale], *arguments.overrides]
+    command = [sys.executable, "-m", "pipeline", "study", "small", "--out", str(out)]
+    command += [*plan.arguments, "--parallel", arguments.parallel]
+    command += [part for override in overrides for part in ("--set", override)]
+    code = subprocess.run(command).returncode
+    if code == 0:
+        kept = _keep(out, RESULTS / name)
+        print(json.dumps({"benchmark": "studies", "study": name, "kept": kept}))
+    return code
+
+
+def _keep(out: Path, directory: Path) -> list[str]:
+    """Copy the results to where the documentation shows them; returns the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = sorted(file for pattern in _KEPT for file in out.glob(pattern))
+    for file in files:
+        shutil.copyfile(file, directory / file.name)
+    return [str(directory / file.name) for file in files]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
