@@ -91,7 +91,8 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
     positions = recipe.model.max_positions or longest_rows(open_phases(recipe)[1].values())
     model = build_model(recipe.model, corpus.vocabulary, positions, recipe.seed)
     guidance = recipe.guidance
-    table = head_table(guidance.heads, guidance.layers, model.config.num_hidden_layers)
+    num_layers = model.config.num_hidden_layers
+    table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
     allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
     as_published = guidance.normalization == "authors"
     keep = 1.0 - attention_dropout(model.config) if as_published else 1.0

@@ -60,7 +60,8 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
 def check_guided_heads(recipe: Recipe, config: PretrainedConfig, row_lengths: set[int]) -> Iterator[Problem]:
     """Problems between the guided heads and the model, with all row lengths of the run that are known."""
     guidance, num_layers = recipe.guidance, config.num_hidden_layers
-    layers = list(range(num_layers)) if guidance.layers is None else guidance.layers
+    guided = guidance.layers_of(num_layers)
+    layers = list(range(num_layers)) if guided is None else guided
     if beyond := [layer for layer in layers if layer >= num_layers]:
         yield Problem(
             ("guidance.layers", "model.num_layers"),

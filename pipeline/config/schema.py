@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.data.phases import Phase
 from pipeline.data.token_sets import CLS_AND_SEP
-from pipeline.guidance.allocation import pattern_names
+from pipeline.guidance.allocation import DEFAULT_GUIDED_LAYERS, pattern_names, says_layers
 from pipeline.guidance.patterns import TOKEN_PATTERNS
 
 
@@ -41,6 +41,16 @@ def _check_heads(value: Any) -> Any:
     return value
 
 
+def _check_layers(value: Any) -> Any:
+    is_count = type(value) is int and value >= 1
+    is_list = isinstance(value, list) and all(type(layer) is int and layer >= 0 for layer in value)
+    if not (is_count or is_list or value == "all"):
+        raise PydanticCustomError(
+            "layers", "write how many of the lowest layers (6), a list of layers from 0 ([0, 2, 4]), or all"
+        )
+    return value
+
+
 def _check_dense(value: Any) -> Any:
     return value if value == "formed" else _check_duration(value, "formed, ")
 
@@ -58,6 +68,7 @@ def _check_layers_per_step(value: Any) -> Any:
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Heads = Annotated[str | dict[str, Any], BeforeValidator(_check_heads)]
 Dense = Annotated[str | int | float, BeforeValidator(_check_dense)]
+GuidedLayers = Annotated[int | list[int] | str, BeforeValidator(_check_layers)]
 LayersPerStep = Annotated[int | float, BeforeValidator(_check_layers_per_step)]
 TokenTexts = Annotated[list[str], Field(min_length=1)]
 Duration = Annotated[int | float, BeforeValidator(lambda value: _check_duration(value))]
@@ -113,7 +124,11 @@ class GuidanceSection(Section):
         description="preset (paper, grid, clark), pattern -> number of heads in each guided layer, or range "
         "of layers -> pattern -> number of heads",
     )
-    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="guided layers; default: all")
+    layers: GuidedLayers | None = Field(
+        None,
+        description="guided layers: so many of the lowest (6), these ([0, 2, 4]) or all; default: the lowest "
+        "6, or all with normalization 'authors', unless heads says it by range of layers",
+    )
     delimiters: TokenTexts = Field(list(CLS_AND_SEP), description="tokens of the pattern 'delimiters'")
     sentence_ends: TokenTexts = Field([".", "!", "?"], description="tokens of the pattern 'sentence_ends'")
     method: Literal["loss", "bias"] = Field("loss", description="bias: add to the targets' scores instead")
@@ -152,6 +167,16 @@ class GuidanceSection(Section):
         if not self.heads or 0.0 in (self.weight, self.bias if self.method == "bias" else self.alpha):
             return None
         return self.method
+
+    def layers_of(self, num_layers: int) -> list[int] | None:
+        """The guided layers of a model with `num_layers`; None where `heads` says which, or for all."""
+        if isinstance(self.layers, list):
+            return self.layers
+        if isinstance(self.layers, int):
+            return list(range(min(self.layers, num_layers)))
+        if self.layers == "all" or self.normalization == "authors" or says_layers(self.heads):
+            return None
+        return list(range(min(DEFAULT_GUIDED_LAYERS, num_layers)))
 
     def num_layers_per_step(self, num_guided: int) -> int | None:
         """Layers looked at in a sampled step of a model with `num_guided` guided ones; None for all."""

@@ -35,6 +35,8 @@ _BY_THIRDS: dict[str, tuple[HeadCounts, HeadCounts, HeadCounts]] = {
         {"delimiters": 2, "sentence_ends": 4},
     ),
 }
+# In a deep encoder the patterns form sooner, and serve the objective sooner, if its upper layers stay free.
+DEFAULT_GUIDED_LAYERS = 6
 PRESETS = (*_EVERYWHERE, *_BY_THIRDS)
 _RANGE = re.compile(r"(\d+)-(\d*)")
 
@@ -131,6 +133,11 @@ def head_table(
 def is_table(heads: str | HeadCounts | HeadTable) -> bool:
     """Whether a recipe's `heads` are written by range of layers."""
     return isinstance(heads, dict) and any(isinstance(value, dict) for value in heads.values())
+
+
+def says_layers(heads: str | HeadCounts | HeadTable) -> bool:
+    """Whether `heads` says itself which layers are guided."""
+    return heads in _BY_THIRDS if isinstance(heads, str) else is_table(heads)
 
 
 def pattern_names(heads: str | HeadCounts | HeadTable) -> list[str]:

@@ -59,7 +59,8 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
         model = AutoModelForMaskedLM.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     guidance = recipe.guidance
-    allocation = allocate(head_table(guidance.heads, guidance.layers, config.num_hidden_layers))
+    num_layers = config.num_hidden_layers
+    allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
     sizes_of_phases = [
         measure_sizes(recipe, phase, manifests[phase.corpus], config, model, template, allocation, world)
         for phase in phases
