@@ -11,18 +11,10 @@ from matplotlib.figure import Figure
 
 from pipeline.guidance.allocation import Allocation
 from pipeline.report.attention_maps import SentenceAttention, pattern_map
+from pipeline.report.style import STYLE
 
 Lines = Sequence[dict[str, Any]]
 _MAP_COLORS = "magma_r"
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 140,
-}
 
 
 def draw_loss(path: Path, train: Lines, valid: Lines, unigram: float) -> None:
@@ -106,7 +98,7 @@ def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
 
 def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str], num_layers: int) -> None:
     """Held-out attention mass on target, layer by step, one panel per pattern."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * len(names) + 0.8, 2.8))
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         steps = _column(valid, "step")
@@ -169,7 +161,7 @@ class _MapRow(NamedTuple):
 
 
 def _draw_maps(path: Path, rows: Sequence[_MapRow], tokens: list[str]) -> None:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         columns = len(rows[0].maps) + 1
         figure = Figure(figsize=(2.3 * columns, 2.4 * len(rows)))
         grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -215,7 +207,7 @@ def _draw_map(axes: Axes, matrix: np.ndarray | None, tokens: list[str] | None, t
 
 
 def _save(path: Path, draw: Callable[[Axes], None]) -> None:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.4))
         draw(figure.subplots())
         figure.savefig(path)

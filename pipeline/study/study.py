@@ -18,6 +18,7 @@ from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.runs.run_dir import RunDir, describe_machine, recipe_differences
 from pipeline.study.grid import Cell, Grid
 from pipeline.study.runs import Outcome, StudyRun, run_all
+from pipeline.study.table import render_study
 from pipeline.study.write import write_study
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Study:
 
 
 def carry_out(study: Study, *, train: bool = True) -> int:
-    """Train what is missing and write the results; returns the exit code.
+    """Train what is missing and write the results, unless it is stopped; returns the exit code.
 
     Args:
         study: what to do.
@@ -81,7 +82,11 @@ def carry_out(study: Study, *, train: bool = True) -> int:
         processes=study.processes,
         parallel=study.parallel,
     )
-    print(write_study(study.directory, study.grid, _unigram_loss(list(recipes.values()))))
+    if Outcome.STOPPED not in outcomes.values():
+        results = write_study(study.directory, study.grid, _unigram_loss(list(recipes.values())))
+        print(
+            f"{render_study(results)}\nwrote {study.directory / 'study_results.json'}, table.md and figures"
+        )
     if failed := [name for name, outcome in outcomes.items() if outcome is Outcome.FAILED]:
         raise StudyError(
             f"{len(failed)} of {len(missing)} runs failed; what they said is in train.log of their "
