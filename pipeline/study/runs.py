@@ -38,7 +38,7 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a cell's settings have no hash
 class StudyRun:
     """One cell with one seed."""
 
