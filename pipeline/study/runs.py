@@ -102,7 +102,7 @@ def run_all(
                     progress.update()
                 else:
                     active[run] = _start(run, recipe, overrides, processes, parallel)
-            progress.set_postfix_str("; ".join(run.name for run in active))
+                progress.set_postfix_str("; ".join(run.name for run in active))
             for run, process in list(active.items()):
                 code = _wait_a_little(process)
                 if code is not None:

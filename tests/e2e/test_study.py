@@ -1,0 +1,157 @@
+"""A small grid of real trainings: interrupted, shared by two processes, summed up."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.runs.run_dir import RunDir
+from pipeline.study.grid import Cell
+from pipeline.study.runs import Outcome, StudyRun, run_all
+from tests.e2e.running import overrides, read_metrics, start_command
+
+GRID = ["--vary", "guidance.weight=0,7", "--seeds", "2"]
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe_file) -> Path:
+    return recipe_file(train={"num_steps": 8}, evaluation={"every_steps": 2}, checkpoint={"every_steps": 2})
+
+
+def command(recipe: Path, out: Path, *arguments: str) -> list[str]:
+    return ["study", str(recipe), "--out", str(out), *GRID, *overrides(run_dir="unused"), *arguments]
+
+
+def study(recipe: Path, out: Path, *arguments: str) -> int:
+    return main(command(recipe, out, *arguments))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    """A study that ran undisturbed, two runs at a time."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    running = start_command([sys.executable, "-m", "pipeline", *command(recipe, out, "--parallel", "2")])
+    done = running.wait()
+    assert done.code == 0, done.output
+    assert "wrote" in done.output
+    return out
+
+
+def run_dirs(out: Path) -> list[Path]:
+    return sorted((out / "runs").glob("*/seed-*"))
+
+
+def losses_by_run(out: Path) -> dict[str, list[float]]:
+    return {
+        str(path.relative_to(out)): [line["loss"] for line in read_metrics(path, "valid")]
+        for path in run_dirs(out)
+    }
+
+
+@pytest.mark.slow
+def test_every_cell_runs_with_every_seed_and_seeds_are_paired(finished):
+    assert [f"{path.parent.name}/{path.name}" for path in run_dirs(finished)] == [
+        "weight=0/seed-1",
+        "weight=0/seed-2",
+        "weight=7/seed-1",
+        "weight=7/seed-2",
+    ]
+    first, other, guided, _ = (read_metrics(path) for path in run_dirs(finished))
+    assert first[0]["rows_digest"] == guided[0]["rows_digest"] != other[0]["rows_digest"]
+    assert all(line["guidance_loss"] == 0 for line in first)
+    assert all(line["guidance_loss"] > 0 for line in guided[:-1])
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_runs(finished):
+    results = json.loads((finished / "study_results.json").read_text())
+    finals = {
+        (cell["labels"][0], run["seed"]): run["final_loss"]
+        for cell in results["cells"]
+        for run in cell["runs"]
+    }
+    assert finals == {
+        (path.parent.name.removeprefix("weight="), int(path.name.removeprefix("seed-"))): read_metrics(
+            path, "valid"
+        )[-1]["loss"]
+        for path in run_dirs(finished)
+    }
+    (difference,) = (cell["difference"] for cell in results["cells"] if cell["difference"])
+    mean = sum(finals["7", seed] - finals["0", seed] for seed in (1, 2)) / 2
+    assert difference["mean"] == pytest.approx(mean)
+    assert 3.0 < results["unigram_loss"] < 7.0
+    definition = json.loads((finished / "study.json").read_text())
+    assert definition["seeds"] == [1, 2]
+    assert definition["axes"][0]["labels"] == ["0", "7"]
+    assert (finished / "table.md").stat().st_size > 0
+    assert len(list(finished.glob("*.png"))) >= 2
+
+
+@pytest.mark.slow
+def test_a_finished_study_trains_nothing_again(finished, recipe, capsys):
+    before = {path: (path / "metrics.jsonl").stat().st_mtime_ns for path in run_dirs(finished)}
+    assert study(recipe, finished) == 0
+    assert {path: (path / "metrics.jsonl").stat().st_mtime_ns for path in run_dirs(finished)} == before
+    assert "study_results.json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_another_recipe_in_the_same_directory_is_refused(finished, recipe, capsys):
+    assert study(recipe, finished, "--set", "optimizer.learning_rate=5e-3") == 64
+    told = capsys.readouterr().err
+    assert "optimizer.learning_rate was 0.001 and would be 0.005" in told
+    assert "--out" in told
+
+
+@pytest.mark.slow
+def test_interrupted_and_shared_it_is_the_same_study(finished, recipe, tmp_path):
+    out = tmp_path / "out"
+    whole = [sys.executable, "-m", "pipeline", *command(recipe, out)]
+    running = start_command(whole)
+    deadline = time.monotonic() + 120
+    while not any((path / "checkpoints" / "latest").exists() for path in run_dirs(out)):
+        assert running.is_running, running.output
+        assert time.monotonic() < deadline, running.output
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.code == 75, stopped.output
+    assert not (out / "study_results.json").exists()
+
+    both = [start_command(whole), start_command(whole)]
+    for one in both:
+        ended = one.wait()
+        assert ended.code == 0, ended.output
+    # The one that ended first may have written results without the other's last run.
+    assert main(command(recipe, out, "--only-results")) == 0
+    assert losses_by_run(out) == losses_by_run(finished)
+    starts = [
+        [event["event"] for event in RunDir(path).read_events()].count("start") for path in run_dirs(out)
+    ]
+    assert starts == [1, 1, 1, 1]
+
+
+def test_a_wrong_cell_is_told_before_anything_runs(recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    wrong = ["study", str(recipe), "--out", str(out), "--vary", "model.num_heads=4,5"]
+    assert main([*wrong, *overrides(run_dir="unused")]) == 78
+    assert "model.num_heads" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_keeps_no_other_from_running(recipe, tmp_path):
+    def run(name: str, **settings: object) -> StudyRun:
+        cell = Cell((name,), {key.replace("__", "."): value for key, value in settings.items()}, name)
+        return StudyRun(cell, 1, tmp_path / name)
+
+    runs = [run("wrong", model__num_heads=5), run("right", train__num_steps=2)]
+    outcomes = run_all(runs, str(recipe), [], processes=None, parallel=1)
+    assert outcomes == {"wrong, seed 1": Outcome.FAILED, "right, seed 1": Outcome.DONE}
+    assert "model.num_heads" in (tmp_path / "wrong" / "train.log").read_text()
+    assert runs[1].is_over()
+    assert not runs[0].is_over()
