@@ -70,6 +70,15 @@ def test_baseline_that_rises_again_says_so_when_compared_with_itself():
     assert (compared.steps, compared.steps_fraction, compared.difference) == (15.0, 15 / 40, 0.0)
 
 
+def test_fractions_are_of_the_baselines_budget_not_of_the_runs():
+    baseline, longer = (
+        curve_of([6.0, 5.0], step_seconds=1.0),
+        curve_of([6.5, 6.0, 5.5, 4.5], step_seconds=1.0),
+    )
+    compared = compare_runs(longer, baseline)
+    assert (compared.steps_fraction, compared.seconds_fraction) == (35 / 20, 35 / 20)
+
+
 def test_never_reached():
     compared = compare_runs(curve_of([6.0, 5.5]), curve_of([6.0, 5.0]))
     assert (compared.steps, compared.steps_fraction) == (None, None)
@@ -83,6 +92,11 @@ def test_diverged_run_has_no_difference_but_may_have_reached_the_target():
     assert compared.steps == 15.0
     assert compared.difference is None
     assert compared.loss_at_equal_seconds is None
+
+
+def test_last_loss_before_diverging_is_not_what_a_run_has_at_equal_seconds():
+    gave_up = curve_of([6.0, 4.0], state="diverged")
+    assert compare_runs(gave_up, curve_of([6.0, 5.5, 5.0])).loss_at_equal_seconds is None
 
 
 def test_runs_that_are_not_over_are_not_compared():
