@@ -39,7 +39,7 @@ STUDIES = {
         (
             *_GUIDED,
             *("--vary", "optimizer.learning_rate=3e-4,1e-3,3e-3"),
-            *("--vary", "schedule.warmup=0.0,0.06,0.2", "--seeds", "2"),
+            *("--vary", "schedule.warmup=0.0,0.1", "--seeds", "2"),
         ),
     ),
     "scarce": StudyPlan(
