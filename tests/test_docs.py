@@ -28,7 +28,7 @@ def test_recipes_shown_are_valid_and_give_heads():
     assert len(blocks) >= 3
     for block in blocks:
         guidance = GuidanceSection.model_validate(yaml.safe_load(block)["guidance"])
-        table = head_table(guidance.heads, guidance.layers, 12)
+        table = head_table(guidance.heads, guidance.layers_of(12), 12)
         if "heads" in guidance.model_fields_set:
             assert allocate(table).guided_layers
 
