@@ -4,6 +4,10 @@ All weights are trained, by AdamW with a weight decay of 0.01 and gradients clip
 learning rate rises over 6 % of the steps and falls linearly to 0, as RoBERTa's on GLUE (Liu et al. 2019,
 appendix C). Dropout is what the model's configuration says. The model after the last step is scored: no epoch
 is picked by its scores.
+
+The tasks' learning rate of 5e-5 is usual for encoders of base size. Small ones may need more: one of 6 layers
+x 192, pretrained for 100 steps, ended no better than a constant answer after 3 epochs of 2,000 examples
+of SST-2 at 5e-5 (accuracy 0.51, one seed), and at 0.60 with 3e-4.
 """
 
 import os
