@@ -17,6 +17,8 @@ from pipeline.runs.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
 
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -70,7 +72,13 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, padding and cutting at the model's longest input."""
+        """Its tokenizer, padding and cutting at the model's longest input; a UsageError if there is none."""
+        # Without one transformers makes a tokenizer of the model's kind that knows no word.
+        if not any(any(self.model_dir.glob(name)) for name in _VOCABULARIES):
+            raise UsageError(
+                f"{self.model_dir} has no tokenizer (no {' or '.join(_VOCABULARIES)}); save there the one "
+                "the model was trained with, with its save_pretrained"
+            )
         return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
 
     def identity(self) -> dict[str, object]:

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 
 TASKS = {  # for --help, which is not to import torch
     "mlm": "loss, perplexity and accuracy on held-out rows of the run's corpus (the default)",
+    "glue": "fine-tuning on GLUE's data sets, each with several seeds",
+    "classify": "fine-tuning on any labelled texts in TSV files: macro-F1 and accuracy",
+    "tag": "fine-tuning on tagged words in CoNLL's layout: F1 of spans, such as named entities",
 }
 
 

@@ -110,6 +110,12 @@ def test_neither_run_nor_model_is_refused(tmp_path):
         Encoder.open(str(tmp_path), torch.device("cpu"))
 
 
+def test_model_without_tokenizer_is_refused(model_dir):
+    encoder = Encoder.open(str(model_dir), torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"model has no tokenizer \(no tokenizer\.json or"):
+        _ = encoder.tokenizer
+
+
 def test_content_hash_depends_on_names_and_bytes_not_on_where(tmp_path):
     hashes = set()
     for name, files in {"a": {"x": "1"}, "b": {"x": "1"}, "c": {"y": "1"}, "d": {"x": "2"}}.items():
