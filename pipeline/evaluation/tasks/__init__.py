@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 TASKS = {  # for --help, which is not to import torch
     "mlm": "loss, perplexity and accuracy on held-out rows of the run's corpus (the default)",
     "blimp": "minimal pairs: how often the acceptable sentence has the higher pseudo-log-likelihood",
+    "probe": "what heads look at: positional patterns, entropy, the antecedents of reflexives",
 }
 
 
