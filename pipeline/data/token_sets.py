@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.format import TOKENIZER_NAME
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CLS_AND_SEP = ("<cls>", "<sep>")  # stand for the tokenizer's own, however it writes them
 
@@ -40,11 +44,17 @@ class Tokens:
 
 
 def read_tokens(corpus_dir: Path) -> Tokens:
-    """Open a corpus's tokenizer and decode its vocabulary, token by token."""
+    """Open a corpus's tokenizer and decode its vocabulary."""
     from transformers import AutoTokenizer
 
     path = corpus_dir / TOKENIZER_NAME
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    return tokens_of(
+        AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False), path
+    )
+
+
+def tokens_of(tokenizer: "PreTrainedTokenizerBase", path: Path) -> Tokens:
+    """Decode the vocabulary of a tokenizer, which lies at `path`, token by token."""
     by_text: dict[str, set[int]] = {}
     for token_id in range(len(tokenizer)):
         # Not how an ordinary token is stored: byte-level BPE writes a byte as some letter.

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.files import sha256_file
 from pipeline.checkpoints.manifest import newest_usable, step_of
@@ -80,6 +80,32 @@ class Encoder:
                 "the model was trained with, with its save_pretrained"
             )
         return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
+
+    def masked_lm(self, attention: str = "sdpa") -> PreTrainedModel:
+        """The model with its masked-token output layer, in float32 and evaluation mode on the device.
+
+        Args:
+            attention: transformers' name of the implementation.
+
+        Raises:
+            UsageError: the directory holds no such model, or lacks some of its weights.
+        """
+        try:
+            model, loading = AutoModelForMaskedLM.from_pretrained(
+                str(self.model_dir),
+                local_files_only=True,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path}: no masked language model can be opened ({error})") from error
+        if missing := sorted(loading["missing_keys"]):
+            raise UsageError(
+                f"{self.path} lacks weights of a masked language model, {missing[0]} for one; name a model "
+                "that was pretrained with masked tokens and keeps its output layer"
+            )
+        return model.to(self.device).eval()
 
     def identity(self) -> dict[str, object]:
         """What tells it from others whose results lie in the same file."""

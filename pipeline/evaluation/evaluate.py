@@ -41,8 +41,12 @@ def evaluate(path: str, task_name: str, given: Mapping[str, Any], out: str | Non
     # From what was kept, so that a resumed evaluation says the same.
     summary = evaluation.summarize({unit: results.units[unit] for unit in units})
     results.finish(summary)
+    written = [results.path]
+    if summary.draw is not None:
+        written.append(results.path.with_suffix(".png"))
+        summary.draw(written[-1])
     where = path if encoder.step is None else f"{path}, step {encoder.step}"
-    print(f"{task_name} of {where}\n{render_table(summary)}\nwrote {results.path}")
+    print(f"{task_name} of {where}\n{render_table(summary)}\nwrote {' and '.join(map(str, written))}")
     return summary
 
 

@@ -53,12 +53,14 @@ class Summary:
         header: of the table for a person.
         rows: of it; numbers are shown with four significant digits.
         notes: sentences that belong below it, warnings too.
+        draw: writes a figure to a PNG file.
     """
 
     numbers: dict[str, float]
     header: Sequence[str]
     rows: Sequence[Sequence[str | float | None]]
     notes: Sequence[str] = ()
+    draw: Callable[[Path], None] | None = field(default=None, compare=False)
 
 
 class Evaluation(Protocol):

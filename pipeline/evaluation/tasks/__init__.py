@@ -11,6 +11,8 @@ TASKS = {  # for --help, which is not to import torch
     "glue": "fine-tuning on GLUE's data sets, each with several seeds",
     "classify": "fine-tuning on any labelled texts in TSV files: macro-F1 and accuracy",
     "tag": "fine-tuning on tagged words in CoNLL's layout: F1 of spans, such as named entities",
+    "blimp": "minimal pairs: how often the acceptable sentence has the higher pseudo-log-likelihood",
+    "probe": "what heads look at: positional patterns, entropy, the antecedents of reflexives",
 }
 
 
