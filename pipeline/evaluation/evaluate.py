@@ -76,7 +76,8 @@ def _chosen(units: Sequence[str], only: list[str] | None) -> list[str]:
 def _identity(settings: Settings) -> dict[str, Any]:
     """The settings with the data's content in the place of its path."""
     identity = settings.given()
-    identity.pop("only", None)  # says which units are measured, not how
+    for name in ("only", "seeds"):  # say which units are measured, not how
+        identity.pop(name, None)
     if settings.data is not None:
         identity["data"] = {"name": settings.data.name, "sha256": content_sha256(settings.data)}
     return identity

@@ -1,15 +1,21 @@
-"""Minimal pairs and the probe on a real run."""
+"""Every task on a real run, by its command: on examples made here, and on slices of real data where it is."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.evaluation.tasks import TASKS
 from tests.e2e.running import last_evaluation, overrides, train
+
+ONCE = ["--seeds", "1", "--epochs", "1"]
+MARKS = {"good": ("fine", "lovely", "great"), "bad": ("poor", "awful", "dull")}
 
 
 @pytest.fixture(scope="module")
-def run_dir(recipe_file, tmp_path_factory):
+def run_dir(recipe_file, tmp_path_factory) -> Path:
     recipe = recipe_file(train={"num_steps": 2})
     path = tmp_path_factory.mktemp("tasks") / "run"
     finished = train(recipe, *overrides(run_dir=path))
@@ -17,14 +23,70 @@ def run_dir(recipe_file, tmp_path_factory):
     return path
 
 
-def test_minimal_pairs_of_a_run(run_dir, tmp_path, capsys):
+def write_blimp(path: Path) -> None:
     texts = {"sentence_good": "It works.", "sentence_bad": "It work."}
     line = {**texts, "linguistics_term": "agreement", "field": "syntax", "UID": "verbs"}
-    (tmp_path / "verbs.jsonl").write_text(json.dumps(line))
-    command = ["evaluate", str(run_dir), "--task", "blimp", "--data", str(tmp_path)]
+    (path / "verbs.jsonl").write_text(json.dumps(line))
+
+
+def write_glue(path: Path) -> None:
+    (path / "SST-2").mkdir()
+    rows = [f"a {word} film\t{label}" for label, words in enumerate(MARKS.values()) for word in words]
+    for split in ("train", "dev"):
+        (path / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+
+
+def write_classify(path: Path) -> None:
+    rows = [f"{label}\tthe {word} one" for label, words in MARKS.items() for word in words]
+    for split in ("train", "dev"):
+        (path / f"{split}.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+
+
+def write_tag(path: Path) -> None:
+    for split in ("train", "dev"):
+        (path / f"{split}.txt").write_text("Ada B-PER\nLovelace I-PER\nwrote O\n\nin O\nTurin B-LOC\n")
+
+
+def write_ood(path: Path) -> None:
+    known = [[f"{word} {place}", label] for label, words in MARKS.items() for word in words for place in "abcd"]
+    foreign = [[f"{number} and {number + 1}", "oos"] for number in range(12)]
+    names = {"train": known, "val": known, "test": known}
+    (path / "data_full.json").write_text(
+        json.dumps({**names, **{f"oos_{name}": foreign for name in names}})
+    )
+
+
+# What it is given, and what its first figure is called.
+MADE: dict[str, tuple[Callable[[Path], None] | None, list[str], str]] = {
+    "mlm": (None, ["--limit", "8"], "loss"),
+    "probe": (None, ["--limit", "5", "--only", "patterns"], "entropy/mean"),
+    "blimp": (write_blimp, [], "accuracy"),
+    "glue": (write_glue, ONCE, "average"),
+    "classify": (write_classify, ONCE, "macro_f1"),
+    "tag": (write_tag, ONCE, "f1"),
+    "ood": (write_ood, ONCE, ""),
+}
+
+
+def test_every_task_is_tried_here():
+    assert MADE.keys() == TASKS.keys()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_of_a_run(task, run_dir, tmp_path, capsys):
+    write, settings, figure = MADE[task]
+    command = ["evaluate", str(run_dir), "--task", task, *settings]
+    if write is not None:
+        write(tmp_path)
+        command += ["--data", str(tmp_path)]
     assert main(command) == 0
-    assert last_evaluation(run_dir, "blimp")["numbers"]["accuracy"] in (0.0, 1.0)
-    assert "blimp of" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith(f"{task} of {run_dir}, step 2")
+    found = last_evaluation(run_dir, task)
+    assert found["of"]["step"] == 2
+    assert found["numbers"][figure or next(iter(found["numbers"]))] is not None
+    assert main(command) == 0  # everything is there already
+    assert capsys.readouterr().out == told
 
 
 def test_probe_of_a_run_looks_at_its_held_out_rows_and_tokens(run_dir):
@@ -35,3 +97,22 @@ def test_probe_of_a_run_looks_at_its_held_out_rows_and_tokens(run_dir):
     assert found["units"]["patterns"]["mass"]["sentence_ends"] is not None
     assert 0 < found["numbers"]["entropy/relative"] <= 1
     assert (run_dir / "evaluation" / "probe.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "settings"),
+    [
+        ("blimp", "blimp", ["--limit", "5", "--only", "principle_A"]),
+        ("glue", "glue", ["--limit", "32", "--only", "WNLI", "--only", "STS-B", *ONCE]),
+        ("classify", "masakhanews/yor", ["--limit", "32", *ONCE]),
+        ("tag", "masakhaner2_yor", ["--limit", "32", *ONCE]),
+        ("ood", "clinc150", ["--limit", "300", *ONCE]),
+    ],
+)
+def test_task_on_a_slice_of_real_data(task, data, settings, run_dir, shared_data, capsys):
+    command = ["evaluate", str(run_dir), "--task", task, "--data", str(shared_data(data)), *settings]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{task} of {run_dir}")
+    numbers = last_evaluation(run_dir, task)["numbers"]
+    assert numbers
+    assert all(number is None or -1 <= number <= 1 or "half_width" in name for name, number in numbers.items())
