@@ -98,6 +98,19 @@ def short_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) ->
     return path
 
 
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """A function from a data set's name to its directory; the test is skipped where that is absent."""
+
+    def find(name: str) -> Path:
+        path = Path(__file__).parents[2] / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(f"needs the data set {name} in {path.parent}")
+        return path
+
+    return find
+
+
 @pytest.fixture
 def tiny_recipe(tiny_corpus: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """A function from dotted overrides to the settings of a run that takes seconds.
