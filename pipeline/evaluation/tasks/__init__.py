@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 TASKS = {  # for --help, which is not to import torch
     "mlm": "loss, perplexity and accuracy on held-out rows of the run's corpus (the default)",
+    "ood": "detection of queries out of scope by an encoder as it is and fine-tuned (CLINC150)",
 }
 
 

@@ -1,6 +1,5 @@
 """Embeddings of real tiny encoders, against one sentence at a time."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.encoder.model import build_model
 from pipeline.errors import UsageError
 from pipeline.evaluation.embeddings import Pooling, embed, load_pretrained
 from pipeline.evaluation.encoder import Encoder
-from tests.pipeline.tiny_models import FAMILIES, tiny_section
+from tests.pipeline.tiny_models import FAMILIES, save_encoder, tiny_section
 
 LENGTH = 16
 SENTENCES = [
@@ -39,10 +38,7 @@ def encoder(
         torch.manual_seed(0)
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
-    model.save_pretrained(str(directory))
-    for file in tiny_tokenizer.iterdir():
-        shutil.copy(file, directory)
-    return Encoder.open(str(directory), torch.device("cpu"))
+    return Encoder.open(str(save_encoder(model, tiny_tokenizer, directory)), torch.device("cpu"))
 
 
 def embeddings(encoder: Encoder, pooling: Pooling, **options: int) -> np.ndarray:
