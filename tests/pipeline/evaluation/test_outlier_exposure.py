@@ -10,7 +10,7 @@ from pipeline.evaluation.outlier_exposure import NUM_DRAWS, Exposure
 from pipeline.evaluation.outlier_scores import detection, distance_scores, max_softmax
 
 NUM_CLASSES, NUM_DIMENSIONS = 6, 12
-MEANS = 1.2 * np.random.default_rng(7).normal(
+MEANS = 0.8 * np.random.default_rng(7).normal(
     size=(NUM_CLASSES + 1, NUM_DIMENSIONS)
 )  # the last is the outliers'
 
