@@ -28,7 +28,7 @@ def summarize(measured: Mapping[str, Sequence[Measured]]) -> Summary:
     numbers: dict[str, float] = {}
     rows: list[Row] = []
     for encoder, found in measured.items():
-        accuracy = fmean(one["accuracy"] for one in found)
+        accuracy = _accuracy(found)
         numbers |= _numbers(encoder, found)
         rows += [*_score_rows(encoder, found, accuracy), *_exposure_rows(encoder, found, accuracy)]
     any_one = next(iter(measured.values()))[0]
@@ -45,7 +45,7 @@ def _numbers(encoder: str, found: Sequence[Measured]) -> dict[str, float]:
     for kind in ("exposure", "control"):
         for shots in found[0][kind]:
             numbers[f"{encoder}/{kind}-{shots}/auroc"] = fmean(one[kind][shots]["auroc"] for one in found)
-    numbers[f"{encoder}/accuracy"] = fmean(one["accuracy"] for one in found)
+    numbers[f"{encoder}/accuracy"] = _accuracy(found)
     return numbers
 
 
@@ -76,6 +76,10 @@ def _exposure_rows(encoder: str, found: Sequence[Measured], accuracy: float) -> 
     ]
 
 
+def _accuracy(found: Sequence[Measured]) -> float:
+    return fmean(one["accuracy"] for one in found)
+
+
 def _deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
@@ -89,10 +93,21 @@ def _notes(one: Measured, measured: Mapping[str, Sequence[Measured]]) -> list[st
     ]
     if (num_seeds := len(measured.get("fine-tuned", []))) > 1:
         notes.append(f"  std of the other scores, fine-tuned: over {num_seeds} seeds")
+    return [*notes, *_warnings(one, measured)]
+
+
+def _warnings(one: Measured, measured: Mapping[str, Sequence[Measured]]) -> list[str]:
+    warnings = []
+    accuracies = {encoder: _accuracy(found) for encoder, found in measured.items()}
+    if len(accuracies) == 2 and accuracies["fine-tuned"] < accuracies["frozen"]:
+        warnings.append(
+            f"  warning: accuracy fine-tuned, {accuracies['fine-tuned']:.4g}, is below frozen, "
+            f"{accuracies['frozen']:.4g}: try more --epochs or another --learning-rate"
+        )
     ratio = one["num_train"] / one["num_dimensions"]
     if ratio < _MIN_EXAMPLES_PER_DIMENSION:
-        notes.append(
+        warnings.append(
             f"  warning: {one['num_train']:,} training queries for {one['num_dimensions']:,} dimensions are "
             f"{ratio:.1f} each; below {_MIN_EXAMPLES_PER_DIMENSION} Mahalanobis distances say little"
         )
-    return notes
+    return warnings

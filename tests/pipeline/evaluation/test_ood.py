@@ -134,6 +134,20 @@ def test_same_command_gives_the_same_numbers_and_leaves_nothing(model_dir, data_
     assert row[2:4] == pytest.approx([np.mean(aurocs), np.std(aurocs, ddof=1)])
 
 
+def test_fine_tuning_that_falls_behind_is_warned_of(numbers):
+    figures = {"auroc": 0.5, "aupr": 0.5, "fpr_at_95_tpr": 0.5}
+    counts = {"num_train": 400, "num_inside": 80, "num_outside": 60, "num_dimensions": 32}
+    scores = {name.split("/")[1]: figures for name in numbers if name.endswith("/aupr")}
+    better, worse = (
+        {"accuracy": accuracy, "scores": scores, "exposure": {}, "control": {}, **counts}
+        for accuracy in (0.5, 0.4)
+    )
+    notes = "\n".join(summarize({"fine-tuned": [worse], "frozen": [better]}).notes)
+    assert "warning: accuracy fine-tuned, 0.4, is below frozen, 0.5: try more --epochs" in notes
+    assert "warning" not in "\n".join(summarize({"fine-tuned": [better], "frozen": [worse]}).notes)
+    assert "warning" not in "\n".join(summarize({"fine-tuned": [worse]}).notes)
+
+
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_other_families_are_fine_tuned(family, vocabulary, tiny_tokenizer, data_dir, tmp_path):
     model = build_model(tiny_section(family, num_layers=1), vocabulary, LENGTH, seed=0)
