@@ -98,7 +98,7 @@ def short_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) ->
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """A function from a data set's name to its directory; the test is skipped where that is absent."""
 

@@ -1,5 +1,7 @@
 """Small real models of every family, and padded inputs for them."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,3 +44,11 @@ def tiny_inputs(lengths: list[int] | None = None, length: int = LENGTH) -> dict[
         "input_ids": torch.where(is_real, tokens, VOCABULARY.pad_id),
         "attention_mask": is_real.long(),
     }
+
+
+def save_encoder(model: PreTrainedModel, tokenizer_dir: Path, directory: Path) -> Path:
+    """The model as a Hugging Face directory with a tokenizer."""
+    model.save_pretrained(str(directory))
+    for file in tokenizer_dir.iterdir():
+        shutil.copy(file, directory)
+    return directory

@@ -13,6 +13,7 @@ TASKS = {  # for --help, which is not to import torch
     "tag": "fine-tuning on tagged words in CoNLL's layout: F1 of spans, such as named entities",
     "blimp": "minimal pairs: how often the acceptable sentence has the higher pseudo-log-likelihood",
     "probe": "what heads look at: positional patterns, entropy, the antecedents of reflexives",
+    "ood": "detection of queries out of scope by an encoder as it is and fine-tuned (CLINC150)",
 }
 
 

@@ -1,0 +1,115 @@
+"""Sentences as vectors of an encoder. Shapes: B sentences of a batch, N in all, T tokens, D hidden size."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
+
+from pipeline.encoder.model import usable_positions
+from pipeline.errors import UsageError
+from pipeline.evaluation.arrays import FloatArray
+from pipeline.evaluation.encoder import Encoder
+
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids (B, T), attention mask (B, T) -> (B, K)
+
+
+class Pooling(Enum):
+    """What of a sentence's last hidden states becomes its embedding.
+
+    Attributes:
+        MEAN: their mean over the real tokens, special ones included.
+        FIRST: the first token's, which is what most classification heads read.
+    """
+
+    MEAN = "mean"
+    FIRST = "first"
+
+
+def load_pretrained(encoder: Encoder, auto_class: Any = AutoModel, **options: object) -> PreTrainedModel:
+    """The encoder's model in float32 on its device, as a class of transformers' Auto family opens it.
+
+    A part the files lack, such as a pooler or a classification head, is new. A UsageError says why the
+    directory cannot be opened.
+    """
+    verbosity = get_verbosity()
+    disable_progress_bar()
+    set_verbosity_error()  # the report of new and left out weights, which are meant to be
+    try:
+        model = auto_class.from_pretrained(
+            str(encoder.model_dir), local_files_only=True, dtype=torch.float32, **options
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{encoder.path} cannot be opened as {auto_class.__name__}: {error}") from error
+    finally:
+        set_verbosity(verbosity)
+    return model.to(encoder.device)
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """`max_length`, or what model and tokenizer can take if that is less; in tokens."""
+    return min(max_length, tokenizer.model_max_length, usable_positions(model.config))
+
+
+def embed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    pooling: Pooling,
+    batch_size: int,
+    max_length: int,
+) -> FloatArray:
+    """Embeddings of sentences, (N, D).
+
+    Args:
+        model: an encoder without a head, whose output has `last_hidden_state`.
+        tokenizer: its tokenizer.
+        sentences: N of them.
+        pooling: what of the hidden states is kept.
+        batch_size: sentences per forward pass; it changes nothing but rounding.
+        max_length: longer sentences are cut to so many tokens, special ones included.
+    """
+
+    def forward(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if pooling is Pooling.FIRST:
+            return hidden[:, 0]
+        real = mask[..., None].to(hidden.dtype)
+        return (hidden * real).sum(1) / real.sum(1)
+
+    return outputs(model, forward, tokenizer, sentences, batch_size=batch_size, max_length=max_length)
+
+
+@torch.no_grad()
+def outputs(
+    model: PreTrainedModel,
+    forward: Forward,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    batch_size: int,
+    max_length: int,
+) -> FloatArray:
+    """What `forward` gives for every sentence, (N, K), in their order; without dropout.
+
+    Sentences of about the same length share a batch, so that little is computed for padding.
+    """
+    cut = longest_input(model, tokenizer, max_length)
+    ids = tokenizer(list(sentences), truncation=True, max_length=cut)["input_ids"]
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    was_training = model.training
+    model.eval()
+    parts = []
+    for chosen in np.array_split(order, range(batch_size, len(order), batch_size)):
+        batch = tokenizer.pad({"input_ids": [ids[row] for row in chosen]}, return_tensors="pt")
+        batch = batch.to(model.device)
+        parts.append(forward(batch["input_ids"], batch["attention_mask"]).double().cpu().numpy())
+    model.train(was_training)
+    values = np.concatenate(parts)
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored
