@@ -48,12 +48,12 @@ def write_tag(path: Path) -> None:
 
 
 def write_ood(path: Path) -> None:
-    known = [[f"{word} {place}", label] for label, words in MARKS.items() for word in words for place in "abcd"]
+    known = [
+        [f"{word} {place}", label] for label, words in MARKS.items() for word in words for place in "abcd"
+    ]
     foreign = [[f"{number} and {number + 1}", "oos"] for number in range(12)]
     names = {"train": known, "val": known, "test": known}
-    (path / "data_full.json").write_text(
-        json.dumps({**names, **{f"oos_{name}": foreign for name in names}})
-    )
+    (path / "data_full.json").write_text(json.dumps({**names, **{f"oos_{name}": foreign for name in names}}))
 
 
 # What it is given, and what its first figure is called.
@@ -115,4 +115,6 @@ def test_task_on_a_slice_of_real_data(task, data, settings, run_dir, shared_data
     assert capsys.readouterr().out.startswith(f"{task} of {run_dir}")
     numbers = last_evaluation(run_dir, task)["numbers"]
     assert numbers
-    assert all(number is None or -1 <= number <= 1 or "half_width" in name for name, number in numbers.items())
+    assert all(
+        number is None or -1 <= number <= 1 or "half_width" in name for name, number in numbers.items()
+    )

@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline.errors import DataError
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.fine_tuning import FineTuner, tokenize_texts
-from pipeline.evaluation.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
+from pipeline.evaluation.fine_tuning.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
+from pipeline.evaluation.fine_tuning.text_files import find_file, read_header, read_table, require_file
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
-from pipeline.evaluation.text_files import find_file, read_header, read_table, require_file
 
 LABEL_COLUMNS = ("label", "category", "class")  # the first that is there
 TEXT_COLUMNS = ("headline", "title", "text", "body", "sentence")  # all that are there, in this order

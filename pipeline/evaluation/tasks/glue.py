@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.fine_tuning import FineTuner, tokenize_texts
-from pipeline.evaluation.glue_data import (
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
+from pipeline.evaluation.fine_tuning.glue_data import (
     DataSet,
     Examples,
     Splits,
     present,
     read_splits,
 )
-from pipeline.evaluation.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
+from pipeline.evaluation.fine_tuning.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 
 

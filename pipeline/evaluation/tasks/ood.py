@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.evaluation.arrays import FloatArray
-from pipeline.evaluation.embeddings import Pooling, embed, load_pretrained, outputs
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.intent_classifier import fine_tune_classifier
-from pipeline.evaluation.intent_data import read_intent_data
-from pipeline.evaluation.linear_head import LinearHead
-from pipeline.evaluation.ood_summary import summarize
-from pipeline.evaluation.outlier_exposure import Exposure
-from pipeline.evaluation.outlier_scores import detection, distance_scores, energy, max_softmax
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
+from pipeline.evaluation.fine_tuning.seeds import seed_of, seed_units
+from pipeline.evaluation.outliers.arrays import FloatArray
+from pipeline.evaluation.outliers.embeddings import Pooling, embed, load_pretrained, outputs
+from pipeline.evaluation.outliers.exposure import Exposure
+from pipeline.evaluation.outliers.intent_data import read_intent_data
+from pipeline.evaluation.outliers.linear_head import LinearHead
+from pipeline.evaluation.outliers.scores import detection, distance_scores, energy, max_softmax
+from pipeline.evaluation.outliers.summary import summarize
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 
 _FROZEN = "frozen"
-_SEED = "seed-"
 
 
 class OutOfDistribution:
@@ -36,11 +36,11 @@ class OutOfDistribution:
         assert settings.seeds is not None
         self._encoder, self._settings = encoder, settings
         self._data = read_intent_data(settings.data, settings.limit)
-        self.units: Sequence[str] = [_FROZEN, *(f"{_SEED}{seed}" for seed in range(settings.seeds))]
+        self.units: Sequence[str] = [_FROZEN, *seed_units(settings.seeds)]
 
     def measure(self, unit: str) -> Measured:
         """Of the pretrained encoder, or of one fine-tuned on the intents with a seed."""
-        return self._measure_frozen() if unit == _FROZEN else self._measure_seed(int(unit[len(_SEED) :]))
+        return self._measure_frozen() if unit == _FROZEN else self._measure_seed(seed_of(unit))
 
     def summarize(self, measured: Mapping[str, Measured]) -> Summary:
         """Mean over the seeds beside what the pretrained encoder gives."""
@@ -58,18 +58,10 @@ class OutOfDistribution:
 
     def _measure_seed(self, seed: int) -> Measured:
         """The classifier is the fine-tuned encoder's own head; embeddings are what that reads."""
-        settings, train = self._settings, self._data.train
-        assert settings.epochs is not None
-        assert settings.learning_rate is not None
-        classifier = fine_tune_classifier(
-            self._encoder,
-            train.queries,
-            train.labels,
-            seed=seed,
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            **self._batches(),
-        )
+        train = self._data.train
+        tuner = FineTuner(self._encoder, self._settings, "text", int(train.labels.max()) + 1)
+        examples = tokenize_texts(tuner, [[query] for query in train.queries], train.labels.tolist())
+        classifier = tuner.model(examples.features, seed)
 
         def forward(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return classifier(input_ids=ids, attention_mask=mask).logits

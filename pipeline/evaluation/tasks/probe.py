@@ -20,20 +20,20 @@ from pipeline.data.token_sets import tokens_of
 from pipeline.encoder.model import attention_reach, usable_positions
 from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.head_statistics import (
+from pipeline.evaluation.probing.head_statistics import (
     HeadSums,
     head_sums,
     looks_most_at,
 )
-from pipeline.evaluation.probe_summary import PATTERNS, REFLEXIVES, summarize_heads
-from pipeline.evaluation.probe_text import ProbeText, held_out_text
-from pipeline.evaluation.reflexives import (
+from pipeline.evaluation.probing.reflexives import (
     LocatedSentence,
     ReflexiveSentence,
     best_offset,
     locate,
     reflexive_sentences,
 )
+from pipeline.evaluation.probing.summary import PATTERNS, REFLEXIVES, summarize_heads
+from pipeline.evaluation.probing.text import ProbeText, held_out_text
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 from pipeline.guidance.patterns import TOKEN_PATTERNS, parse_pattern
 from pipeline.guidance.targets import make_targets

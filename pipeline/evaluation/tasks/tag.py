@@ -12,17 +12,17 @@ from seqeval.metrics import classification_report
 
 from pipeline.errors import DataError
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.fine_tuning import FineTuner
-from pipeline.evaluation.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
-from pipeline.evaluation.tagged_words import (
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner
+from pipeline.evaluation.fine_tuning.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
+from pipeline.evaluation.fine_tuning.tagged_words import (
     OUTSIDE,
     predicted_tags,
     read_sentences,
     tag_set,
     tokenize_words,
 )
+from pipeline.evaluation.fine_tuning.text_files import find_file, require_file
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
-from pipeline.evaluation.text_files import find_file, require_file
 
 _METRICS = ("f1", "precision", "recall")
 _SUFFIXES = (".txt", ".conll", ".txt.gz", ".conll.gz")

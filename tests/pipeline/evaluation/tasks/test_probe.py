@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.probe_text import held_out_text
-from pipeline.evaluation.reflexives import reflexive_sentences
+from pipeline.evaluation.probing.reflexives import reflexive_sentences
+from pipeline.evaluation.probing.text import held_out_text
 from pipeline.evaluation.results import read_evaluations
 from pipeline.evaluation.tasks import probe
 from pipeline.runs.run_dir import RunDir

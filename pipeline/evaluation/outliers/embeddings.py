@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 
 from pipeline.encoder.model import usable_positions
 from pipeline.errors import UsageError
-from pipeline.evaluation.arrays import FloatArray
 from pipeline.evaluation.encoder import Encoder
+from pipeline.evaluation.outliers.arrays import FloatArray
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids (B, T), attention mask (B, T) -> (B, K)
 
@@ -29,21 +28,15 @@ class Pooling(Enum):
     FIRST = "first"
 
 
-def load_pretrained(encoder: Encoder, auto_class: Any = AutoModel, **options: object) -> PreTrainedModel:
-    """The encoder's model in float32 on its device, as a class of transformers' Auto family opens it.
-
-    A part the files lack, such as a pooler or a classification head, is new. A UsageError says why the
-    directory cannot be opened.
-    """
+def load_pretrained(encoder: Encoder) -> PreTrainedModel:
+    """The encoder without a head, in float32 on its device; a UsageError says why it cannot be opened."""
     verbosity = get_verbosity()
     disable_progress_bar()
     set_verbosity_error()  # the report of new and left out weights, which are meant to be
     try:
-        model = auto_class.from_pretrained(
-            str(encoder.model_dir), local_files_only=True, dtype=torch.float32, **options
-        )
+        model = AutoModel.from_pretrained(str(encoder.model_dir), local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{encoder.path} cannot be opened as {auto_class.__name__}: {error}") from error
+        raise UsageError(f"{encoder.path} cannot be opened as an encoder: {error}") from error
     finally:
         set_verbosity(verbosity)
     return model.to(encoder.device)

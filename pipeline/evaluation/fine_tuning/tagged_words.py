@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.evaluation.fine_tuning import Features, FineTuner
-from pipeline.evaluation.text_files import read_lines
+from pipeline.evaluation.fine_tuning.fine_tuner import Features, FineTuner
+from pipeline.evaluation.fine_tuning.text_files import read_lines
 
 OUTSIDE = "O"
 

@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 from pipeline.data.corpus import Vocabulary
 from pipeline.encoder.model import build_model
 from pipeline.errors import UsageError
-from pipeline.evaluation.embeddings import Pooling, embed, load_pretrained
 from pipeline.evaluation.encoder import Encoder
+from pipeline.evaluation.outliers.embeddings import Pooling, embed, load_pretrained
 from tests.pipeline.tiny_models import FAMILIES, save_encoder, tiny_section
 
 LENGTH = 16

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.arrays import FloatArray, IntArray
+from pipeline.evaluation.outliers.arrays import FloatArray, IntArray
 
 _MAX_ITERATIONS = 1000
 

@@ -8,7 +8,7 @@ from scipy import integrate, stats
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from pipeline.evaluation.outlier_scores import Gaussians, detection, distance_scores, energy, max_softmax
+from pipeline.evaluation.outliers.scores import Gaussians, detection, distance_scores, energy, max_softmax
 
 
 def classes(sizes: list[int], num_dimensions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.errors import DataError
-from pipeline.evaluation.glue_data import DATA_SETS, pearson, present, read_splits, spearman
+from pipeline.evaluation.fine_tuning.glue_data import DATA_SETS, pearson, present, read_splits, spearman
 
 BY_NAME = {data_set.name: data_set for data_set in DATA_SETS}
 # A row of each data set as it is distributed, its texts and its label's number.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from pipeline.evaluation.reflexives import (
+from pipeline.evaluation.probing.reflexives import (
     LocatedSentence,
     ReflexiveSentence,
     best_offset,

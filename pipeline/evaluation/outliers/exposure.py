@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from pipeline.evaluation.arrays import FloatArray, IntArray
-from pipeline.evaluation.linear_head import LinearHead
-from pipeline.evaluation.outlier_scores import detection
+from pipeline.evaluation.outliers.arrays import FloatArray, IntArray
+from pipeline.evaluation.outliers.linear_head import LinearHead
+from pipeline.evaluation.outliers.scores import detection
 
 SHOTS = (1, 2, 5, 10)
 NUM_DRAWS = 5

@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.covariance import empirical_covariance
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from pipeline.evaluation.arrays import FloatArray, IntArray
+from pipeline.evaluation.outliers.arrays import FloatArray, IntArray
 
 # Embeddings are computed in float32, so a direction whose deviation is less than about 3e-6 of the largest
 # holds nothing but rounding. Encoders have such directions: a layer norm at their end makes one.

@@ -8,7 +8,7 @@ from scipy.stats import entropy
 from pipeline.data.documents import Documents
 from pipeline.encoder.model import attention_reach
 from pipeline.engine import PretrainingModule
-from pipeline.evaluation.head_statistics import (
+from pipeline.evaluation.probing.head_statistics import (
     entropy_sums,
     head_sums,
     looks_most_at,

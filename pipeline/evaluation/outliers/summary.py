@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from pipeline.evaluation.outlier_exposure import NUM_DRAWS
+from pipeline.evaluation.outliers.exposure import NUM_DRAWS
 from pipeline.evaluation.task import Measured, Summary
 
 _MIN_EXAMPLES_PER_DIMENSION = 10

@@ -10,7 +10,8 @@ from transformers import AutoModel
 
 from pipeline.errors import DivergedError, UsageError
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.fine_tuning import FineTuner, tokenize_texts
+from pipeline.evaluation.fine_tuning import fine_tuner
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
 from pipeline.evaluation.task import Settings
 from tests.pipeline.evaluation.conftest import LONGEST_INPUT
 from tests.pipeline.evaluation.toy_texts import toy_texts
@@ -74,11 +75,9 @@ def test_the_seed_decides_everything(tiny_encoder, family):
 
 def test_order_of_examples_depends_on_the_seed(tiny_encoder, monkeypatch):
     """Not only the head does: all else equal, other seeds see other batches."""
-    from pipeline.evaluation import fine_tuning
-
     made = tuner(tiny_encoder(dropout=0.0))
     features = toy(made)
-    monkeypatch.setattr(fine_tuning, "set_seed", lambda seed: torch.manual_seed(0))
+    monkeypatch.setattr(fine_tuner, "set_seed", lambda seed: torch.manual_seed(0))
     results = [made.logits(features, [features], seed=seed)[0] for seed in (0, 1)]
     assert not np.array_equal(*results)
 

@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.linear_head import LinearHead
-from pipeline.evaluation.outlier_exposure import NUM_DRAWS, Exposure
-from pipeline.evaluation.outlier_scores import detection, distance_scores, max_softmax
+from pipeline.evaluation.outliers.exposure import NUM_DRAWS, Exposure
+from pipeline.evaluation.outliers.linear_head import LinearHead
+from pipeline.evaluation.outliers.scores import detection, distance_scores, max_softmax
 
 NUM_CLASSES, NUM_DIMENSIONS = 6, 12
 MEANS = 0.8 * np.random.default_rng(7).normal(

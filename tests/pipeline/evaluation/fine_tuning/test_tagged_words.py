@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.evaluation.fine_tuning import FineTuner
-from pipeline.evaluation.tagged_words import (
+from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner
+from pipeline.evaluation.fine_tuning.tagged_words import (
     Sentence,
     predicted_tags,
     read_sentences,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
-from pipeline.evaluation.arrays import IntArray
+from pipeline.evaluation.outliers.arrays import IntArray
 
 FILE_NAME = "data_full.json"
 _IN_SCOPE = ("train", "val", "test")

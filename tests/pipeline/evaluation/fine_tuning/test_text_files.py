@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.evaluation.text_files import read_header, read_lines, read_table, require_file
+from pipeline.evaluation.fine_tuning.text_files import read_header, read_lines, read_table, require_file
 
 
 def write(path, text, encoding="utf-8"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
-from pipeline.evaluation.intent_data import read_intent_data
+from pipeline.evaluation.outliers.intent_data import read_intent_data
 
 
 def content() -> dict[str, Any]:

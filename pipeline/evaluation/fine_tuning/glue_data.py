@@ -13,7 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from pipeline.errors import DataError
-from pipeline.evaluation.text_files import Row, read_table, require_file
+from pipeline.evaluation.fine_tuning.text_files import Row, read_table, require_file
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # of (true, predicted) labels or numbers
 
