@@ -17,8 +17,8 @@ from pipeline.weights import TrainedRun, load_trained_run
 _CHECKED_ROWS = 4
 
 
-def export_run(path: str, out: str | None) -> Path:
-    """Write the newest good checkpoint of a run as model, configuration and tokenizer.
+def export_run(path: str, out: str | None) -> str:
+    """Write the newest good checkpoint of a run as model, configuration and tokenizer; returns what to tell.
 
     The directory is opened again the way a user will and must give the run's logits exactly; only then
     does it take its place.
@@ -39,10 +39,8 @@ def export_run(path: str, out: str | None) -> Path:
         raise CheckpointError(f"the exported model's logits differ from the run's by up to {difference:g}")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    print(
-        f"exported step {trained.step} of {path} to {target}: same logits as the run on {_CHECKED_ROWS} rows"
-    )
-    return target
+    checked = f"same logits as the run on {_CHECKED_ROWS} rows"
+    return f"exported step {trained.step} of {path} to {target}: {checked}"
 
 
 def _write(trained: TrainedRun, directory: Path) -> None:

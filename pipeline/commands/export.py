@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
     from pipeline.export import export_run
 
-    export_run(arguments.run, arguments.out)
+    print(export_run(arguments.run, arguments.out))
     return EXIT_DONE

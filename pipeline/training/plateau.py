@@ -50,11 +50,12 @@ class PlateauWatch:
 def is_due(step: int, formed_step: int | None, plateau_steps: int, *, measured: bool) -> bool:
     """Whether guidance has had the time to show that it helps.
 
-    That is as long again as the patterns took to form. If they have not formed, it is when the weight begins
+    That is three times as long again as the patterns took to form: a deep model needs some of it to make use
+    of them. If they have not formed, it is when the weight begins
     to fall; where formation is not `measured`, nothing is known of it before.
     """
     if measured and formed_step is not None:
-        return step >= 2 * formed_step
+        return step >= 4 * formed_step
     return step >= plateau_steps
 
 

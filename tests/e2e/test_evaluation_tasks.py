@@ -102,7 +102,7 @@ def test_probe_of_a_run_looks_at_its_held_out_rows_and_tokens(run_dir):
 @pytest.mark.parametrize(
     ("task", "data", "settings"),
     [
-        ("blimp", "blimp", ["--limit", "5", "--only", "principle_A"]),
+        ("blimp", "blimp", ["--limit", "5", "--only", "inchoative"]),
         ("glue", "glue", ["--limit", "32", "--only", "WNLI", "--only", "STS-B", *ONCE]),
         ("classify", "masakhanews/yor", ["--limit", "32", *ONCE]),
         ("tag", "masakhaner2_yor", ["--limit", "32", *ONCE]),

@@ -8,16 +8,16 @@ from pipeline.training.plateau import explain, is_due
 @pytest.mark.parametrize(
     ("step", "formed_step", "measured", "due"),
     [
-        (99, 50, True, False),
-        (100, 50, True, True),
+        (199, 50, True, False),
+        (200, 50, True, True),
         (499, None, True, False),
         (500, None, True, True),
-        (900, 480, True, False),
-        (100, 50, False, False),
+        (900, 230, True, False),
+        (300, 50, False, False),
         (500, 50, False, True),
     ],
 )
-def test_guidance_has_as_long_again_as_the_patterns_took(step, formed_step, measured, due):
+def test_guidance_has_three_times_as_long_again_as_the_patterns_took(step, formed_step, measured, due):
     assert is_due(step, formed_step, 500, measured=measured) is due
 
 
