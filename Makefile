@@ -19,6 +19,7 @@ demo: $(READY)
 	$(MAKE) corpora/demo/manifest.json
 	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 110 --compare-until 130
 	$(PY) -m pipeline evaluate runs/demo
+	$(PY) -m pipeline evaluate runs/demo --task probe
 	$(PY) -m pipeline export runs/demo
 	$(PY) -m pipeline report runs/demo
 	@echo 'open runs/demo/report/report.html'

@@ -12,7 +12,7 @@ from pipeline.__main__ import main
 from pipeline.runs.run_dir import RunDir
 from pipeline.study.grid import Cell
 from pipeline.study.runs import Outcome, StudyRun, run_all
-from tests.e2e.running import overrides, read_metrics, start_command
+from tests.e2e.running import losses, overrides, read_metrics, start_command, train
 
 GRID = ["--vary", "guidance.weight=0,7", "--seeds", "2"]
 
@@ -32,24 +32,31 @@ def study(recipe: Path, out: Path, *arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory) -> Path:
-    """A study that ran undisturbed, two runs at a time."""
+    """A study that was stopped while it trained and finished by two processes at once."""
     out = tmp_path_factory.mktemp("study") / "out"
-    running = start_command([sys.executable, "-m", "pipeline", *command(recipe, out, "--parallel", "2")])
-    done = running.wait()
-    assert done.code == 0, done.output
-    assert "wrote" in done.output
+    whole = [sys.executable, "-m", "pipeline", *command(recipe, out)]
+    running = start_command(whole)
+    deadline = time.monotonic() + 120
+    while not any((path / "checkpoints" / "latest").exists() for path in run_dirs(out)):
+        assert running.is_running, running.output
+        assert time.monotonic() < deadline, running.output
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.code == 75, stopped.output
+    assert not (out / "study_results.json").exists()
+
+    for one in [start_command(whole), start_command(whole)]:
+        ended = one.wait()
+        assert ended.code == 0, ended.output
+        assert "wrote" in ended.output
+    # The one that ended first may have written results without the other's last run.
+    assert main(command(recipe, out, "--only-results")) == 0
     return out
 
 
 def run_dirs(out: Path) -> list[Path]:
     return sorted((out / "runs").glob("*/seed-*"))
-
-
-def losses_by_run(out: Path) -> dict[str, list[float]]:
-    return {
-        str(path.relative_to(out)): [line["loss"] for line in read_metrics(path, "valid")]
-        for path in run_dirs(out)
-    }
 
 
 @pytest.mark.slow
@@ -108,31 +115,15 @@ def test_another_recipe_in_the_same_directory_is_refused(finished, recipe, capsy
 
 
 @pytest.mark.slow
-def test_interrupted_and_shared_it_is_the_same_study(finished, recipe, tmp_path):
-    out = tmp_path / "out"
-    whole = [sys.executable, "-m", "pipeline", *command(recipe, out)]
-    running = start_command(whole)
-    deadline = time.monotonic() + 120
-    while not any((path / "checkpoints" / "latest").exists() for path in run_dirs(out)):
-        assert running.is_running, running.output
-        assert time.monotonic() < deadline, running.output
-        time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
-    stopped = running.wait()
-    assert stopped.code == 75, stopped.output
-    assert not (out / "study_results.json").exists()
-
-    both = [start_command(whole), start_command(whole)]
-    for one in both:
-        ended = one.wait()
-        assert ended.code == 0, ended.output
-    # The one that ended first may have written results without the other's last run.
-    assert main(command(recipe, out, "--only-results")) == 0
-    assert losses_by_run(out) == losses_by_run(finished)
+def test_every_run_was_begun_once_and_is_that_of_train_alone(finished, recipe, tmp_path):
     starts = [
-        [event["event"] for event in RunDir(path).read_events()].count("start") for path in run_dirs(out)
+        [event["event"] for event in RunDir(path).read_events()].count("start") for path in run_dirs(finished)
     ]
     assert starts == [1, 1, 1, 1]
+    alone = train(recipe, *overrides(run_dir=tmp_path / "run", seed=2, guidance__weight=7))
+    assert alone.code == 0, alone.output
+    of_study = finished / "runs" / "weight=7" / "seed-2"
+    assert losses(of_study) == losses(tmp_path / "run")
 
 
 def test_a_wrong_cell_is_told_before_anything_runs(recipe, tmp_path, capsys):
