@@ -21,6 +21,8 @@ from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
 
+_HELD_OUT_SEED = 1  # of masks: runs with different seeds are compared on the same tokens
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -37,7 +39,7 @@ class Corpus:
         return Corpus(corpus_dir, read_manifest(corpus_dir), read_vocabulary(corpus_dir))
 
     def batcher(self, recipe: Recipe, split: Split) -> RowBatcher:
-        """Reads a split's rows, masked as the recipe says."""
+        """Reads a split's rows, masked as the recipe says; held-out rows alike whatever the run's seed."""
         rule = MaskingRule(
             rate=recipe.objective.mask_rate,
             mask_share=recipe.objective.mask_share,
@@ -45,12 +47,12 @@ class Corpus:
             mask_id=self.vocabulary.mask_id,
             ordinary_ids=self.vocabulary.ordinary_ids(),
         )
+        is_train = split == "train"
+        share = recipe.data.train_share if is_train else 1.0
         return RowBatcher(
-            CorpusSplit(
-                self.path, split, self.manifest, recipe.data.train_share if split == "train" else 1.0
-            ),
+            CorpusSplit(self.path, split, self.manifest, share),
             rule,
-            recipe.seed,
+            recipe.seed if is_train else _HELD_OUT_SEED,
             attend_across_documents=recipe.data.attend_across_documents,
         )
 

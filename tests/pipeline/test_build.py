@@ -275,3 +275,14 @@ def test_a_share_of_the_rows_is_trained_and_all_held_out_rows_are_looked_at(make
     assert set(trained) == set(range(round(0.1 * whole)))
     full, part = (corpus.batcher(made, "valid").split.num_rows for made in (make_recipe(), recipe))
     assert full == part
+
+
+def test_held_out_masks_do_not_depend_on_the_seed_and_training_masks_do(make_recipe: MakeRecipe) -> None:
+    rows = np.arange(8)
+
+    def masked(split: str, seed: int) -> torch.Tensor:
+        recipe = make_recipe({"seed": seed})
+        return Corpus.open(recipe.corpus).batcher(recipe, split).batch(rows, 0).input_ids
+
+    assert torch.equal(masked("valid", 1), masked("valid", 2))
+    assert not torch.equal(masked("train", 1), masked("train", 2))

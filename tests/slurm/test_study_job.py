@@ -1,4 +1,4 @@
-"""slurm/study.sbatch in an array of a real SLURM: the jobs share the runs, and the last one has all results."""
+"""slurm/study.sbatch in an array of a real SLURM: the jobs share the runs, the last one has all results."""
 
 import json
 import sys
@@ -30,4 +30,7 @@ def test_an_array_shares_out_a_study(slurm: SlurmCluster, source: Path, recipe_f
     logs = [(source / f"slurm-{job}_{number}.log").read_text() for number in range(NUM_JOBS)]
     assert all("study_results.json" in log for log in logs)
     results = json.loads((out / "study_results.json").read_text())
-    assert [run["final_loss"] is not None for cell in results["cells"] for run in cell["runs"]] == [True, True]
+    assert [run["final_loss"] is not None for cell in results["cells"] for run in cell["runs"]] == [
+        True,
+        True,
+    ]
