@@ -82,7 +82,7 @@ _SCALES: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "gpu": (
         *("model.hidden_size=768", "model.num_heads=12", "model.intermediate_size=3072"),
-        *("guidance.heads=paper", "optimizer.learning_rate=2e-4", "train.num_steps=5000"),
+        *("optimizer.learning_rate=2e-4", "train.num_steps=5000"),
         *("train.global_batch_size=64", "train.micro_batch_size=64", "train.precision=bf16"),
         *("train.deepspeed=zero1", "data.num_workers=2", "evaluation.every_steps=100"),
         *("evaluation.max_rows=512", "checkpoint.every_steps=5000"),
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument(
         "--scale", choices=tuple(_SCALES), default="cpu", help="size of the runs (default: cpu)"
     )
-    parser.add_argument("--parallel", default="2", metavar="N", help="runs at a time (default: 2)")
+    parser.add_argument("--parallel", metavar="N", help="runs at a time (default: 2 on CPU, 1 on a GPU)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-STUDY-SCALE")
     parser.add_argument("--name", help="of the results (default: STUDY-SCALE)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -109,13 +109,22 @@ def main() -> int:
     print(f"{name}: {plan.question}", flush=True)
     overrides = [f"corpus={arguments.corpus}", *_SCALES[arguments.scale], *arguments.overrides]
     command = [sys.executable, "-m", "pipeline", "study", "small", "--out", str(out)]
-    command += [*plan.arguments, "--parallel", arguments.parallel]
+    parallel = arguments.parallel or ("2" if arguments.scale == "cpu" else "1")
+    command += [*plan.arguments, "--parallel", parallel]
     command += [part for override in overrides for part in ("--set", override)]
     code = subprocess.run(command).returncode
     if code == 0:
         kept = _keep(out, RESULTS / name)
-        print(json.dumps({"benchmark": "studies", "study": name, "kept": kept}))
+        worst = _worst_percent(out / "study_results.json")
+        print(json.dumps({"benchmark": "studies", "study": name, "worst_percent": worst, "kept": kept}))
     return code
+
+
+def _worst_percent(results: Path) -> float | None:
+    """By how much the worst cell's final loss is above its baseline's, in percent; negative if none is."""
+    cells = json.loads(results.read_text(encoding="utf-8"))["cells"]
+    differences = [cell["difference"]["relative_percent"] for cell in cells if cell["difference"]]
+    return max(differences, default=None)
 
 
 def _keep(out: Path, directory: Path) -> list[str]:

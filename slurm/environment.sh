@@ -1,5 +1,5 @@
 # What every job needs before its first command: the user's environment, Python, a container if there is one.
-# Sourced by train.sbatch and prep.sbatch. All of it is chosen by variables, which sbatch passes on:
+# Sourced by the .sbatch files. All of it is chosen by variables, which sbatch passes on:
 #
 #   LODESTAR_ENV        a file to source first, with "module load ..." or "source .../bin/activate"
 #   PYTHON              the interpreter (default: python)

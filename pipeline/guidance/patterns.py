@@ -12,7 +12,7 @@ from dataclasses import dataclass
 _NAMED_OFFSETS = {"next": 1, "previous": -1, "self": 0}
 _OFFSET_NAME = re.compile(r"offset([+-]\d+)")
 TOKEN_PATTERNS = ("delimiters", "sentence_ends")
-_RANDOM_NAME = re.compile(r"random-(\d+)")
+_RANDOM_NAME = re.compile(r"random-(\d{1,9})")
 PATTERN_NAMES = "next, previous, self, first, last, delimiters, sentence_ends, offset+K, offset-K, random-K"
 
 
@@ -32,9 +32,10 @@ class EndPattern:
 
 @dataclass(frozen=True)
 class RandomPattern:
-    """Row i targets one key, drawn once for all texts from (number, i): as sparse as next, and as useless.
+    """Row i targets one key, drawn once for all rows of a length from (number, i): a control experiment.
 
-    For control experiments. Rows whose key lies in another document have no target.
+    Rows whose key lies in another document have no target, so that fewer rows are guided than by next where
+    documents are short.
     """
 
     number: int

@@ -54,8 +54,15 @@ def launch(command: list[str], num_processes: int, stop_signal: str | None = Non
     return _wait(processes)
 
 
+def available_cores() -> int:
+    """Cores that this process may use: of a SLURM job, those it was given."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _shared_environment(num_processes: int) -> dict[str, str]:
-    cores = max(1, (os.cpu_count() or 1) // num_processes)
+    cores = max(1, available_cores() // num_processes)
     return {
         "OMP_NUM_THREADS": str(cores),
         **os.environ,

@@ -90,7 +90,7 @@ class Sensitivity:
         std: of a sample; None for one cell.
         num_runs: runs that are over, diverged ones too.
         num_diverged: how many of these have diverged.
-        num_on_plateau: runs that diverged or end above the plateau; None if that is not known.
+        num_above_unigram: runs that diverged or end above the unigram loss; None if that is not known.
     """
 
     num_cells: int
@@ -100,7 +100,7 @@ class Sensitivity:
     std: float | None
     num_runs: int
     num_diverged: int
-    num_on_plateau: int | None
+    num_above_unigram: int | None
 
 
 def first_reach(positions: Sequence[float], losses: Losses, target: float) -> float | None:
@@ -194,19 +194,19 @@ def spread_of(values: Sequence[float]) -> Spread | None:
     )
 
 
-def sensitivity_of(cells: Sequence[Sequence[Curve]], plateau: float | None) -> Sensitivity:
+def sensitivity_of(cells: Sequence[Sequence[Curve]], unigram_loss: float | None) -> Sensitivity:
     """Of an arm.
 
     Args:
         cells: for every choice on the other axes, its runs.
-        plateau: loss above which a run has learned nothing but token frequencies.
+        unigram_loss: loss above which a run has learned not even how frequent tokens are.
     """
     losses = [[run.final_loss for run in runs if run.final_loss is not None] for runs in cells]
     means = [float(np.mean(of_cell)) for of_cell in losses if of_cell]
     num_diverged = sum(run.state == "diverged" for runs in cells for run in runs)
     num_above = None
-    if plateau is not None:
-        num_above = num_diverged + sum(loss > plateau for of_cell in losses for loss in of_cell)
+    if unigram_loss is not None:
+        num_above = num_diverged + sum(loss > unigram_loss for of_cell in losses for loss in of_cell)
     return Sensitivity(
         num_cells=len(means),
         best=min(means, default=None),
@@ -215,7 +215,7 @@ def sensitivity_of(cells: Sequence[Sequence[Curve]], plateau: float | None) -> S
         std=_std(means),
         num_runs=num_diverged + sum(map(len, losses)),
         num_diverged=num_diverged,
-        num_on_plateau=num_above,
+        num_above_unigram=num_above,
     )
 
 

@@ -105,6 +105,8 @@ def make_grid(
         raise UsageError("seed cannot be varied; write --seeds N")
     grid = Grid(tuple(axes), tuple(range(first_seed, first_seed + num_seeds)))
     names = [cell.name for cell in grid.cells()]
+    if nameless := [cell for cell in grid.cells() if not any(letter.isalnum() for letter in cell.name)]:
+        raise UsageError(f"--arm {nameless[0].labels[0]!r} names no directory; use letters or digits")
     if same := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two cells would share the directory {same[0]!r}; give values or arms that differ")
     return grid
@@ -123,6 +125,8 @@ def _vary_axis(text: str) -> Axis:
 
 def _arm_axis(arms: Sequence[Sequence[str]]) -> Axis:
     names = tuple(name for name, *_ in arms)
+    if len(names) < 2:
+        raise UsageError(f"--arm {names[0]}: there is nothing to compare it with; write a second --arm")
     if len(set(names)) < len(names):
         raise UsageError(f"--arm {max(names, key=names.count)}: the name is there twice; write each once")
     settings = []

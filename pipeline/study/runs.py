@@ -7,6 +7,7 @@ STUDY/study_results.json, table.md, *.png   see write.py
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -18,7 +19,8 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from pipeline.errors import EXIT_STOPPED, CheckpointError, DivergedError
+from pipeline.errors import EXIT_LOST, EXIT_STOPPED, CheckpointError, DivergedError
+from pipeline.processes.launch import available_cores
 from pipeline.processes.stop import handle_stop_signals
 from pipeline.runs.lock import living_owner
 from pipeline.runs.run_dir import RunDir
@@ -102,12 +104,14 @@ def run_all(
                     progress.update()
                 else:
                     active[run] = _start(run, recipe, overrides, processes, parallel)
+                    if stopping:  # the signal came before there was whom to pass it on to
+                        active[run].send_signal(signal.SIGTERM)
                 progress.set_postfix_str("; ".join(run.name for run in active))
             for run, process in list(active.items()):
                 code = _wait_a_little(process)
                 if code is not None:
                     del active[run]
-                    outcomes[run.name] = _outcome_of(run, code)
+                    outcomes[run.name] = _outcome_of(run, code, stopping=stopping)
                     progress.update()
                     if outcomes[run.name] not in (Outcome.DONE, Outcome.ELSEWHERE):
                         progress.write(f"{run.name}: {outcomes[run.name].value}, see {run.path / _LOG_NAME}")
@@ -122,7 +126,7 @@ def _start(
     command += [part for override in [*overrides, *run.overrides()] for part in ("--set", override)]
     if processes is not None:
         command += ["--processes", str(processes)]
-    cores = max(1, (os.cpu_count() or 1) // (parallel * (processes or 1)))
+    cores = max(1, available_cores() // (parallel * (processes or 1)))
     with (run.path / _LOG_NAME).open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             command,
@@ -140,11 +144,13 @@ def _wait_a_little(process: subprocess.Popen) -> int | None:
         return None
 
 
-def _outcome_of(run: StudyRun, code: int) -> Outcome:
+def _outcome_of(run: StudyRun, code: int, *, stopping: bool) -> Outcome:
     if code == 0:
         return Outcome.DONE
+    if stopping or code in (EXIT_STOPPED, EXIT_LOST):  # a signal may come before `train` listens to it
+        return Outcome.STOPPED
     if code == DivergedError.exit_code and run.is_over():
         return Outcome.DIVERGED
     if code == CheckpointError.exit_code and (run.is_over() or living_owner(run.path) is not None):
         return Outcome.ELSEWHERE  # both reached for it at once
-    return Outcome.STOPPED if code == EXIT_STOPPED else Outcome.FAILED
+    return Outcome.FAILED

@@ -10,6 +10,7 @@ import torch
 
 from data_prep.errors import EXIT_DONE
 from data_prep.files import write_json_atomically
+from data_prep.format import read_manifest
 from pipeline.build import Corpus
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.schema import Recipe
@@ -22,6 +23,7 @@ from pipeline.study.table import render_study
 from pipeline.study.write import write_study
 
 logger = logging.getLogger(__name__)
+_UNIGRAM_ROWS = 4096  # training rows whose tokens are counted; a corpus may have billions
 
 
 class StudyError(UserError):
@@ -82,17 +84,21 @@ def carry_out(study: Study, *, train: bool = True) -> int:
         processes=study.processes,
         parallel=study.parallel,
     )
-    if Outcome.STOPPED not in outcomes.values():
+    stopped = Outcome.STOPPED in outcomes.values()
+    if not stopped and any(RunDir(run.path).metrics_file.is_file() for run in recipes):
         results = write_study(study.directory, study.grid, _unigram_loss(list(recipes.values())))
         print(
             f"{render_study(results)}\nwrote {study.directory / 'study_results.json'}, table.md and figures"
         )
     if failed := [name for name, outcome in outcomes.items() if outcome is Outcome.FAILED]:
-        raise StudyError(
+        error = StudyError(
             f"{len(failed)} of {len(missing)} runs failed; what they said is in train.log of their "
             f"directories in {study.directory / 'runs'}: {'; '.join(failed)}"
         )
-    return EXIT_STOPPED if Outcome.STOPPED in outcomes.values() else EXIT_DONE
+        if not stopped:
+            raise error
+        logger.error("%s", error)
+    return EXIT_STOPPED if stopped else EXIT_DONE
 
 
 def _in_own_order(runs: list[StudyRun]) -> list[StudyRun]:
@@ -107,7 +113,17 @@ def _check_same_recipe(run: StudyRun, recipe: Recipe) -> None:
     directory = RunDir(run.path)
     if not directory.holds_run():
         return
-    if differences := recipe_differences(directory.read_recipe(), recipe):
+    old = directory.read_recipe()
+    differences = recipe_differences(old, recipe)
+    # What `train` may change on the way, or has not changed if the corpus only lies elsewhere.
+    rows = [recipe.evaluation.max_rows for recipe in (old, recipe)]
+    trained = directory.read_environment().get("corpus_sha256")
+    content = read_manifest(Path(recipe.corpus)).content_sha256()
+    if trained is not None and trained != content:
+        differences.append(("corpus (its content)", trained[:12], content[:12]))
+    if rows[0] != rows[1]:
+        differences.append(("evaluation.max_rows", rows[0], rows[1]))
+    if differences:
         key, before, after = differences[0]
         raise UsageError(
             f"{run.path} was trained with another recipe: {key} was {before!r} and would be {after!r}; name "
@@ -132,8 +148,12 @@ def _write_definition(study: Study) -> None:
 
 
 def _unigram_loss(recipes: Sequence[Recipe]) -> float | None:
-    """Of the held-out rows, where all runs have the same; masks differ by seed, so it is the first one's."""
-    if len({(recipe.corpus, recipe.objective, recipe.evaluation.max_rows) for recipe in recipes}) > 1:
+    """Of the held-out rows, where all runs have the same; from the whole corpus, if some train on a share."""
+    evaluated = {
+        (recipe.corpus, recipe.objective.model_dump_json(), recipe.evaluation.max_rows) for recipe in recipes
+    }
+    if len(evaluated) > 1:
         return None
     recipe = recipes[0]
-    return held_out_unigram_loss(recipe, Corpus.open(recipe.corpus), recipe.evaluation.max_rows)
+    whole = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_share": 1.0})})
+    return held_out_unigram_loss(whole, Corpus.open(recipe.corpus), recipe.evaluation.max_rows, _UNIGRAM_ROWS)

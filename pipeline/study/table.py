@@ -88,7 +88,7 @@ def _spread(spread: Spread | None, digits: int) -> str:
 
 def _arm_row(arm: Sensitivity) -> list[str]:
     numbers = [_UNDEFINED if x is None else f"{x:.4f}" for x in (arm.best, arm.median, arm.worst, arm.std)]
-    above = _UNDEFINED if arm.num_on_plateau is None else f"{arm.num_on_plateau} of {arm.num_runs}"
+    above = _UNDEFINED if arm.num_above_unigram is None else f"{arm.num_above_unigram} of {arm.num_runs}"
     return [str(arm.num_cells), *numbers, str(arm.num_runs), str(arm.num_diverged), above]
 
 

@@ -29,9 +29,8 @@ class PlateauWatch:
         """After an evaluation with this held-out loss: what to tell the user, if anything."""
         formed_step = self._guidance.formation.formed_step
         schedule = self._guidance.schedule
-        if not schedule.at(step, formed_step).layers or not is_due(
-            step, formed_step, schedule.plateau_steps, measured=schedule.dense_steps is None
-        ):
+        guided = schedule.at(step - 1, formed_step)  # the step before this evaluation
+        if not (guided.layers or guided.bias) or step < self._due_step(formed_step):
             return None
         if self._unigram_loss is None:
             rows = self._recipe.evaluation.max_rows
@@ -43,20 +42,23 @@ class PlateauWatch:
         )
         return explain(step, loss, self._unigram_loss, formed_step)
 
+    def _due_step(self, formed_step: int | None) -> int:
+        schedule, every_steps = self._guidance.schedule, self._recipe.evaluation.every_steps
+        last_evaluation = min(schedule.end_step, self._recipe.train.num_steps) // every_steps * every_steps
+        return due_step(formed_step, schedule.plateau_steps, last_evaluation)
+
     def _was_told(self) -> bool:
         return any(event["event"] == EVENT for event in self._run.read_events())
 
 
-def is_due(step: int, formed_step: int | None, plateau_steps: int, *, measured: bool) -> bool:
-    """Whether guidance has had the time to show that it helps.
+def due_step(formed_step: int | None, plateau_steps: int, last_evaluation: int) -> int:
+    """The step from which guidance has had the time to show that it helps.
 
-    That is three times as long again as the patterns took to form: a deep model needs some of it to make use
-    of them. If they have not formed, it is when the weight begins
-    to fall; where formation is not `measured`, nothing is known of it before.
+    That is four times what the patterns took to form: a deep model needs a while to make use of them. If they
+    are not known to have formed, it is when the weight begins to fall. In either case it is no later than the
+    last evaluation with guidance.
     """
-    if measured and formed_step is not None:
-        return step >= 4 * formed_step
-    return step >= plateau_steps
+    return min(plateau_steps if formed_step is None else 4 * formed_step, last_evaluation)
 
 
 def explain(step: int, loss: float, unigram_loss: float, formed_step: int | None) -> str:

@@ -82,6 +82,7 @@ def _train(
     if stop_at is not None and start.step >= stop_at:
         raise UsageError(f"--stop-at {stop_at}: the run is at step {start.step} already; write a later step")
     if start.step >= recipe.train.num_steps:
+        cluster.on_main(lambda: _note_done(run, start.step))
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True
     trainer = Trainer(recipe, run, cluster, watch, deepspeed_config, start, profile_steps)
@@ -89,6 +90,12 @@ def _train(
         return trainer.run_steps(stop, stop_at)
     finally:
         trainer.close()
+
+
+def _note_done(run: RunDir, step: int) -> None:
+    """A run killed between its last checkpoint and this event is done all the same."""
+    if not any(event["event"] == "done" for event in run.read_events()):
+        run.add_event("done", step=step)
 
 
 def _make_watch(recipe: Recipe, run: RunDir, cluster: Cluster, stop: StopRequest) -> Watch:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.runs.run_dir import RunDir
+from pipeline.study import runs
 from pipeline.study.grid import Cell
 from pipeline.study.runs import Outcome, StudyRun, run_all
 from tests.e2e.running import losses, overrides, read_metrics, start_command, train
@@ -115,6 +116,18 @@ def test_another_recipe_in_the_same_directory_is_refused(finished, recipe, capsy
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [("corpus={short}", "corpus (its content) was"), ("evaluation.max_rows=8", "evaluation.max_rows was 16")],
+)
+def test_runs_of_another_corpus_or_other_held_out_rows_are_not_mixed_in(
+    change, told, finished, recipe, short_corpus, capsys
+):
+    assert study(recipe, finished, "--set", change.format(short=short_corpus)) == 64
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_every_run_was_begun_once_and_is_that_of_train_alone(finished, recipe, tmp_path):
     starts = [
         [event["event"] for event in RunDir(path).read_events()].count("start") for path in run_dirs(finished)
@@ -135,14 +148,49 @@ def test_a_wrong_cell_is_told_before_anything_runs(recipe, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_study_all_of_whose_runs_fail_says_so(recipe, tmp_path, capsys):
+    """A run directory that cannot be written."""
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    for weight in (0, 7):
+        (out / "runs" / f"weight={weight}").mkdir()
+        (out / "runs" / f"weight={weight}" / "seed-1").mkdir()
+        (out / "runs" / f"weight={weight}" / "seed-1" / "checkpoints").write_text("in the way")
+    assert (
+        main(["study", str(recipe), "--out", str(out), *GRID[:2], "--seeds", "1", *overrides(run_dir="x")])
+        == 70
+    )
+    told = capsys.readouterr().err
+    assert "2 of 2 runs failed" in told
+    assert "weight=7, seed 1" in told
+
+
+@pytest.mark.parametrize(
+    ("code", "stopping", "outcome"),
+    [
+        (0, True, Outcome.DONE),
+        (75, False, Outcome.STOPPED),
+        (69, False, Outcome.STOPPED),
+        (-15, True, Outcome.STOPPED),
+        (130, True, Outcome.STOPPED),
+        (-9, False, Outcome.FAILED),
+        (78, False, Outcome.FAILED),
+    ],
+)
+def test_how_a_run_ended(code, stopping, outcome, tmp_path):
+    run = StudyRun(Cell(("a",), {}, "a"), 1, tmp_path)
+    assert runs._outcome_of(run, code, stopping=stopping) is outcome
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_keeps_no_other_from_running(recipe, tmp_path):
     def run(name: str, **settings: object) -> StudyRun:
         cell = Cell((name,), {key.replace("__", "."): value for key, value in settings.items()}, name)
         return StudyRun(cell, 1, tmp_path / name)
 
-    runs = [run("wrong", model__num_heads=5), run("right", train__num_steps=2)]
-    outcomes = run_all(runs, str(recipe), [], processes=None, parallel=1)
+    both = [run("wrong", model__num_heads=5), run("right", train__num_steps=2)]
+    outcomes = run_all(both, str(recipe), [], processes=None, parallel=1)
     assert outcomes == {"wrong, seed 1": Outcome.FAILED, "right, seed 1": Outcome.DONE}
     assert "model.num_heads" in (tmp_path / "wrong" / "train.log").read_text()
-    assert runs[1].is_over()
-    assert not runs[0].is_over()
+    assert both[1].is_over()
+    assert not both[0].is_over()

@@ -211,6 +211,13 @@ def test_a_job_of_a_study_is_requeued_only_when_it_was_stopped(job, code):
     assert told.count("scontrol requeue 123456_3\n") == (1 if code == 75 else 0)
 
 
+def test_a_study_in_a_job_of_its_own_is_requeued_by_its_number(job):
+    job.codes = {"study": 75}
+    code, told = job.run("study.sbatch", "demo", SLURM_CPUS_ON_NODE=4)
+    assert code == 75
+    assert told.count("scontrol requeue 123456\n") == 1
+
+
 def test_gpus_decide_the_number_of_processes_and_tasks_only_without_them(job):
     assert (
         "--ntasks=4 --ntasks-per-node=2 --cpus-per-task=1 "

@@ -146,14 +146,14 @@ def test_sensitivity_is_over_cells_and_counts_runs():
 
     diverged = curve_of([7.0, None], state="diverged")
     cells = [runs(3.0, 5.0), runs(6.0, 6.8), [*runs(5.0), diverged], [diverged], [Curve(state="missing")]]
-    found = sensitivity_of(cells, plateau=6.5)
+    found = sensitivity_of(cells, unigram_loss=6.5)
     # Means 4.0, 6.4 and 5.0.
     assert (found.num_cells, found.best, found.median) == (3, 4.0, 5.0)
     assert found.worst == pytest.approx(6.4)
     assert found.std == pytest.approx(np.std([4.0, 6.4, 5.0], ddof=1))
-    assert (found.num_runs, found.num_diverged, found.num_on_plateau) == (7, 2, 3)
-    assert sensitivity_of(cells, plateau=None).num_on_plateau is None
-    empty = sensitivity_of([[diverged]], plateau=None)
+    assert (found.num_runs, found.num_diverged, found.num_above_unigram) == (7, 2, 3)
+    assert sensitivity_of(cells, unigram_loss=None).num_above_unigram is None
+    empty = sensitivity_of([[diverged]], unigram_loss=None)
     assert (empty.num_cells, empty.best, empty.std, empty.num_runs) == (0, None, None, 1)
 
 

@@ -61,7 +61,10 @@ def test_arms_are_the_first_axis_and_their_names_the_directories():
         ([["x", "a.b=1"], ["y"]], ["a.b=3,4"], "a.b is on two axes"),
         ([], ["seed=1,2"], "write --seeds N"),
         ([["x"], ["x", "a=1"]], [], "--arm x: the name is there twice"),
-        ([["x", "a"]], [], "--arm x a: write KEY=VALUE"),
+        ([["x", "a"], ["y"]], [], "--arm x a: write KEY=VALUE"),
+        ([["x"]], ["a.b=1,2"], "nothing to compare it with"),
+        ([["x"], [".."]], [], "names no directory"),
+        ([["***"], ["x"]], [], "names no directory"),
         ([["a b"], ["a-b"]], [], "two cells would share the directory 'a-b'"),
     ],
 )

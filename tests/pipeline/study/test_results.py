@@ -56,7 +56,7 @@ def test_every_cell_is_compared_with_the_baseline_of_its_setting():
     results = summarize(grid, curves, unigram_loss=5.5)
     assert cell_of(results, "7", "4").difference.mean == -0.5
     assert cell_of(results, "7", "12").difference.mean == -2.0
-    assert {arm: found.num_on_plateau for arm, found in results.arms.items()} == {"0": 1, "7": 0}
+    assert {arm: found.num_above_unigram for arm, found in results.arms.items()} == {"0": 1, "7": 0}
     assert (results.arms["0"].best, results.arms["0"].worst) == (5.0, 6.0)
     text = render_study(results)
     assert "One seed: there is no spread, no interval and no test." in text
