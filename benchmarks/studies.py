@@ -73,6 +73,10 @@ STUDIES = {
             *("--seeds", "2"),
         ),
     ),
+    "strength": StudyPlan(
+        "How strong may the pull be?",
+        ("--vary", "guidance.weight=0,0.7,7,28,112", "--seeds", "2"),
+    ),
     "extremes": StudyPlan(
         "Does guidance with its defaults ever end worse than none? For corpora of several row lengths.",
         (*_GUIDED, "--vary", "model.num_layers=2,16", "--seeds", "1"),

@@ -75,7 +75,7 @@ def carry_out(study: Study, *, train: bool = True) -> int:
     for run, recipe in recipes.items():
         _check_same_recipe(run, recipe)
     study.directory.mkdir(parents=True, exist_ok=True)
-    _write_definition(study)
+    _write_definition(study, {recipe.corpus for recipe in recipes.values()})
     missing = [run for run in recipes if not run.is_over()] if train else []
     outcomes = run_all(
         _in_own_order(missing),
@@ -131,7 +131,7 @@ def _check_same_recipe(run: StudyRun, recipe: Recipe) -> None:
         )
 
 
-def _write_definition(study: Study) -> None:
+def _write_definition(study: Study, corpora: set[str]) -> None:
     write_json_atomically(
         study.directory / "study.json",
         {
@@ -142,6 +142,7 @@ def _write_definition(study: Study) -> None:
                 for axis in study.grid.axes
             ],
             "seeds": study.grid.seeds,
+            "corpora": {path: read_manifest(Path(path)).content_sha256() for path in sorted(corpora)},
             "machine": describe_machine(),
         },
     )
