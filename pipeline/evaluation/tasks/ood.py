@@ -67,7 +67,7 @@ class OutOfDistribution:
             return classifier(input_ids=ids, attention_mask=mask).logits
 
         queries = [*self._data.test.queries, *self._data.oos_test]
-        logits = outputs(classifier, forward, self._encoder.tokenizer, queries, **self._batches())
+        logits = outputs(classifier, forward, self._encoder, queries, **self._batches())
         reads_mean = getattr(classifier.config, "classifier_pooling", "cls") == "mean"  # ModernBERT has it
         body = classifier.base_model
         assert isinstance(body, PreTrainedModel)
@@ -84,7 +84,7 @@ class OutOfDistribution:
             "oos_test": data.oos_test,
         }
         return {
-            name: embed(model, self._encoder.tokenizer, split, pooling=pooling, **self._batches())
+            name: embed(model, self._encoder, split, pooling=pooling, **self._batches())
             for name, split in queries.items()
         }
 
