@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from data_prep.files import sha256_file
 from pipeline.build import Corpus, build_pretraining_module
-from pipeline.checkpoints.manifest import newest_usable, read_checkpoint_manifest, step_of
+from pipeline.checkpoints.manifest import MANIFEST_NAME, newest_usable, read_checkpoint_manifest, step_of
 from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError
@@ -19,8 +20,52 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was whole when it was chosen.
+
+    Attributes:
+        path: its directory.
+        sha256: of its MANIFEST.json, which has the hash of every file. A step does not tell checkpoints
+            apart: a run that was taken back comes to the same step with other weights.
+    """
+
+    path: Path
+    sha256: str
+
+    @property
+    def step(self) -> int:
+        """Number of steps it was taken after."""
+        return step_of(self.path)
+
+    def require(self) -> None:
+        """Raise a CheckpointError if it is not there any more, or another one is in its place."""
+        try:
+            is_same = sha256_file(self.path / MANIFEST_NAME) == self.sha256
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise CheckpointError(
+                f"{self.path} was deleted or replaced after it had been chosen, as its run trains on; give "
+                "the command again for the newest one, or wait until the run has ended"
+            )
+
+
+def choose_checkpoint(run: RunDir) -> Checkpoint:
+    """A run's newest good checkpoint, with a warning for each damaged one; a CheckpointError without any."""
+    path, damaged = newest_usable(run.checkpoints)
+    for damage in damaged:
+        logger.warning("damaged checkpoint skipped: %s", damage)
+    if path is None:
+        raise CheckpointError(f"{run.path} has no checkpoint yet; train it first")
+    try:
+        return Checkpoint(path, sha256_file(path / MANIFEST_NAME))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); give the command again") from error
+
+
+@dataclass(frozen=True)
 class TrainedRun:
-    """A run's model as its newest good checkpoint has it."""
+    """A run's model as one of its checkpoints has it."""
 
     run: RunDir
     recipe: Recipe
@@ -29,19 +74,32 @@ class TrainedRun:
     step: int
 
 
-def load_trained_run(path: str, device: torch.device) -> TrainedRun:
-    """Open a run and load its weights in float32 onto `device`, in evaluation mode."""
+def load_trained_run(path: str, device: torch.device, checkpoint: Checkpoint | None = None) -> TrainedRun:
+    """Open a run and load its weights in float32 onto `device`, in evaluation mode.
+
+    Args:
+        path: run directory.
+        device: where to.
+        checkpoint: of this run; None for its newest good one. A CheckpointError if it is gone.
+    """
     run = RunDir.open(path)
     recipe = run.read_recipe()
-    checkpoint, damaged = newest_usable(run.checkpoints)
-    for damage in damaged:
-        logger.warning("damaged checkpoint skipped: %s", damage)
-    if checkpoint is None:
-        raise CheckpointError(f"{run.path} has no checkpoint yet; train it first")
+    chosen = checkpoint or choose_checkpoint(run)
     corpus = Corpus.open(recipe.corpus)
     module = build_pretraining_module(recipe, corpus)
-    _load_all(module, read_weights(checkpoint), checkpoint)
-    return TrainedRun(run, recipe, corpus, module.to(device).eval(), step_of(checkpoint))
+    _load_all(module, _read_unchanged(chosen), chosen.path)
+    return TrainedRun(run, recipe, corpus, module.to(device).eval(), chosen.step)
+
+
+def _read_unchanged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Its weights; a CheckpointError if a run that trains on took it away before they were read."""
+    try:
+        weights = read_weights(checkpoint.path)
+    except Exception:
+        checkpoint.require()
+        raise
+    checkpoint.require()
+    return weights
 
 
 def _load_all(module: PretrainingModule, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:

@@ -13,6 +13,11 @@ _DROPOUT_KEYS = {  # a family's names for the recipe's (dropout, attention_dropo
     "roberta": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
     "modernbert": (["embedding_dropout", "mlp_dropout"], "attention_dropout"),
 }
+# RoBERTa and its kin number positions from the padding id + 1; the embeddings before are never used.
+_NUMBERED_FROM_PADDING = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod"),
+    *("data2vec-text", "ibert", "longformer", "luke", "mpnet"),
+)
 
 
 def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length: int) -> PretrainedConfig:
@@ -62,7 +67,7 @@ def checkpoint_config(checkpoint: str) -> PretrainedConfig:
 
 def usable_positions(config: PretrainedConfig) -> int:
     """Longest input the configuration can take, in tokens."""
-    reserved = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    reserved = config.pad_token_id + 1 if config.model_type in _NUMBERED_FROM_PADDING else 0
     return config.max_position_embeddings - reserved
 
 

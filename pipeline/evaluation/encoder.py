@@ -1,23 +1,32 @@
 """The encoder under evaluation: a run of ours, or any Hugging Face directory."""
 
-import logging
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_prep.files import sha256_file
-from pipeline.checkpoints.manifest import newest_usable, step_of
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.export import export_run
+from pipeline.encoder.model import checkpoint_config, usable_positions
+from pipeline.errors import UsageError, UserError
+from pipeline.evaluation.quiet import quiet_transformers
+from pipeline.export import delete_unused, mark_used, write_export
 from pipeline.runs.run_dir import RunDir
-
-logger = logging.getLogger(__name__)
+from pipeline.weights import Checkpoint, choose_checkpoint, load_trained_run
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_MERGES_AND_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,14 @@ class Encoder:
     Attributes:
         path: as the user named it.
         run: the run it belongs to; None for a Hugging Face directory.
-        step: of the run's newest good checkpoint; None for a Hugging Face directory.
+        checkpoint: the run's newest good one when it was opened, whatever the run saves later; None for a
+            Hugging Face directory.
         device: where it is evaluated.
     """
 
     path: Path
     run: RunDir | None
-    step: int | None
+    checkpoint: Checkpoint | None
     device: torch.device
 
     @staticmethod
@@ -41,12 +51,7 @@ class Encoder:
         """A run directory or a Hugging Face directory; a UserError says why it is neither."""
         run = RunDir(path)
         if run.holds_run():
-            checkpoint, damaged = newest_usable(run.checkpoints)
-            for damage in damaged:
-                logger.warning("damaged checkpoint skipped: %s", damage)
-            if checkpoint is None:
-                raise CheckpointError(f"{path} has no checkpoint yet; train it first")
-            return Encoder(Path(path), run, step_of(checkpoint), device)
+            return Encoder(Path(path), run, choose_checkpoint(run), device)
         if (Path(path) / "config.json").is_file():
             return Encoder(Path(path), None, None, device)
         raise UsageError(
@@ -54,21 +59,36 @@ class Encoder:
             "name the run_dir of a recipe that was trained, or an exported model"
         )
 
+    @property
+    def step(self) -> int | None:
+        """Of the checkpoint; None for a Hugging Face directory."""
+        return None if self.checkpoint is None else self.checkpoint.step
+
     @cached_property
     def model_dir(self) -> Path:
         """A Hugging Face directory with model and tokenizer; a run's checkpoint is exported to one.
 
-        The export stays in RUN/evaluation/ until a later step of the run is evaluated.
+        Exports stay in RUN/evaluation/, named by step and content, for other evaluations to use, at the same
+        time too. One that no evaluation has opened anything from for a day is deleted by the next export.
         """
-        if self.run is None:
+        if self.run is None or self.checkpoint is None:
             return self.path
-        directory = self.run.evaluation / f"model-{self.step:08d}"
+        name = f"model-{self.checkpoint.step:08d}-{self.checkpoint.sha256[:12]}"
+        directory = self.run.evaluation / name
+        mark_used(directory)
         if not directory.is_dir():
             self.run.evaluation.mkdir(exist_ok=True)
-            for older in self.run.evaluation.glob("model-*"):
-                shutil.rmtree(older)
-            export_run(str(self.path), str(directory))
+            for pattern in ("model-*", ".model-*.partial"):
+                delete_unused(self.run.evaluation, pattern)
+            trained = load_trained_run(str(self.path), torch.device("cpu"), self.checkpoint)
+            write_export(trained, directory, replace=False)
         return directory
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration; a UsageError if there is none that transformers knows."""
+        with self._opening("a model's configuration"):
+            return checkpoint_config(str(self.model_dir))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -79,7 +99,49 @@ class Encoder:
                 f"{self.model_dir} has no tokenizer (no {' or '.join(_VOCABULARIES)}); save there the one "
                 "the model was trained with, with its save_pretrained"
             )
-        return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
+        with self._opening("a tokenizer"):
+            return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
+
+    def offset_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, where it tells which characters a token stands for; else a UsageError."""
+        if not self.tokenizer.is_fast:
+            raise UsageError(
+                f"{self.path}: its tokenizer does not tell which characters a token stands for; save a "
+                "fast one (tokenizer.json) beside the model"
+            )
+        return self.tokenizer
+
+    def longest_input(self, asked: int | None = None) -> int:
+        """`asked`, or what model and tokenizer can take if that is less; in tokens."""
+        with self._opening("a model with a longest input"):
+            longest = min(usable_positions(self.config), self.tokenizer.model_max_length)
+        return longest if asked is None else min(asked, longest)
+
+    def open_model(self, auto_class: type, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """A model of the encoder's weights, in float32 on the device, and what transformers says of them.
+
+        Args:
+            auto_class: transformers' class that opens it, such as AutoModel.
+            options: of its from_pretrained.
+
+        Raises:
+            UsageError: it cannot be opened, or a weight is not finite.
+        """
+        with self._opening(auto_class.__name__):
+            model, loaded = auto_class.from_pretrained(  # type: ignore[attr-defined]
+                str(self.model_dir),
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                **options,
+            )
+        for name, weight in model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise UsageError(
+                    f"{self.path}: the weight {name} holds values that are no finite numbers; name a model "
+                    "whose training did not diverge, or copy it again if its file was damaged"
+                )
+        return model.to(self.device), loaded
 
     def masked_lm(self, attention: str = "sdpa") -> PreTrainedModel:
         """The model with its masked-token output layer, in float32 and evaluation mode on the device.
@@ -90,26 +152,40 @@ class Encoder:
         Raises:
             UsageError: the directory holds no such model, or lacks some of its weights.
         """
-        try:
-            model, loading = AutoModelForMaskedLM.from_pretrained(
-                str(self.model_dir),
-                local_files_only=True,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.path}: no masked language model can be opened ({error})") from error
-        if missing := sorted(loading["missing_keys"]):
+        model, loaded = self.open_model(AutoModelForMaskedLM, attn_implementation=attention)
+        if missing := sorted(loaded["missing_keys"]):
             raise UsageError(
                 f"{self.path} lacks weights of a masked language model, {missing[0]} for one; name a model "
                 "that was pretrained with masked tokens and keeps its output layer"
             )
-        return model.to(self.device).eval()
+        return model.eval()
 
     def identity(self) -> dict[str, object]:
         """What tells it from others whose results lie in the same file."""
+        if self.run is not None and self.checkpoint is not None:
+            return {
+                "step": self.checkpoint.step,
+                "checkpoint_sha256": self.checkpoint.sha256,
+                "recipe_sha256": sha256_file(self.run.recipe_file),
+            }
+        patterns = ("config.json", *_WEIGHTS, *_VOCABULARIES, *_MERGES_AND_SETTINGS)
+        files = {file.name: file for pattern in patterns for file in self.path.glob(pattern)}
+        return {"files_sha256": {name: sha256_file(files[name]) for name in sorted(files)}}
+
+    @contextmanager
+    def _opening(self, what: str) -> Iterator[None]:
+        """Quiet; whatever is wrong with the directory's files is told as one UsageError."""
         if self.run is not None:
-            return {"step": self.step, "recipe_sha256": sha256_file(self.run.recipe_file)}
-        weights = sorted(self.path.glob("*.safetensors"))
-        return {"weights_sha256": [sha256_file(file) for file in weights]}
+            mark_used(self.model_dir)
+        try:
+            with quiet_transformers():
+                yield
+        except UserError:
+            raise
+        # The libraries behind it raise what they like: tokenizers' is a plain Exception.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(
+                f"{self.path} cannot be opened as {what}: {reason}; copy its files again, "
+                "or save it anew with save_pretrained"
+            ) from error

@@ -1,6 +1,6 @@
 """The `evaluate` command: a task on an encoder, unit by unit, into a file and a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.results import Results, content_sha256
 from pipeline.evaluation.table import render_table
-from pipeline.evaluation.task import Settings, Summary, Task
+from pipeline.evaluation.task import Settings, Summary, Task, chosen_units
 from pipeline.evaluation.tasks import load_task
 from pipeline.processes.cluster import Cluster
 
@@ -29,18 +29,20 @@ def evaluate(path: str, task_name: str, given: Mapping[str, Any], out: str | Non
     task = load_task(task_name)
     settings = resolve_settings(task_name, task, given)
     encoder = Encoder.open(path, Cluster.single().device)
-    of = {**encoder.identity(), **_identity(settings)}
-    results = Results(Path(out or Path(path) / "evaluation") / f"{task_name}.json", task_name, of)
     evaluation = task.begin(encoder, settings)
-    units = _chosen(evaluation.units, settings.only)
+    units = chosen_units(evaluation.units, settings.only)
+    of = {**encoder.identity(), **_identity(settings)}
+    data = {name: content_sha256(files) for name, files in task.sources(settings).items()}
+    results = Results(Path(out or Path(path) / "evaluation") / f"{task_name}.json", task_name, of, data)
     missing = [unit for unit in units if unit not in results.units]
     progress = tqdm(missing, unit="part", disable=len(missing) < 2)
     for unit in progress:
         progress.set_postfix_str(unit)
-        results.add(unit, evaluation.measure(unit))
+        if unit not in results.units:  # by another process in the meantime
+            results.add(unit, evaluation.measure(unit))
     # From what was kept, so that a resumed evaluation says the same.
     summary = evaluation.summarize({unit: results.units[unit] for unit in units})
-    results.finish(summary)
+    results.finish(units, summary)
     written = [results.path]
     if summary.draw is not None:
         written.append(results.path.with_suffix(".png"))
@@ -64,22 +66,14 @@ def resolve_settings(name: str, task: Task, given: Mapping[str, Any]) -> Setting
     return Settings(**{**task.defaults, **given})
 
 
-def _chosen(units: Sequence[str], only: list[str] | None) -> list[str]:
-    """The units that begin with one of `only`."""
-    if only is None:
-        return list(units)
-    if useless := [name for name in only if not any(unit.startswith(name) for unit in units)]:
-        raise UsageError(f"--only {useless[0]}: no part begins so; the parts are {', '.join(units)}")
-    return [unit for unit in units if unit.startswith(tuple(only))]
-
-
 def _identity(settings: Settings) -> dict[str, Any]:
-    """The settings with the data's content in the place of its path."""
+    """The settings, with the data's name in the place of its path."""
     identity = settings.given()
     for name in ("only", "seeds"):  # say which units are measured, not how
         identity.pop(name, None)
     if settings.data is not None:
-        identity["data"] = {"name": settings.data.name, "sha256": content_sha256(settings.data)}
+        path = settings.data.absolute()
+        identity["data"] = path.parent.name if path.is_file() else path.name
     return identity
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _FIELDS = ("sentence_good", "sentence_bad", "linguistics_term", "field", "UID")
@@ -32,6 +32,19 @@ class Paradigm:
     places: list[str]
 
 
+def paradigm_files(directory: Path) -> list[Path]:
+    """Those of a directory that are not hidden, by name; a DataError if there is none."""
+    if not directory.is_dir():
+        raise UsageError(f"--data {directory} is a file; name the directory it lies in")
+    names = sorted(file for file in directory.iterdir() if file.name.endswith(_SUFFIXES))
+    files = [file for file in names if not file.name.startswith(".")]
+    if not files:
+        raise DataError(
+            f"{directory} holds no UID.jsonl or UID.jsonl.gz; name the directory that has BLiMP's paradigms"
+        )
+    return files
+
+
 def read_paradigms(directory: Path, limit: int | None) -> list[Paradigm]:
     """All paradigms of a directory, by name.
 
@@ -40,13 +53,10 @@ def read_paradigms(directory: Path, limit: int | None) -> list[Paradigm]:
         limit: pairs read of each, from its beginning; None for all.
 
     Raises:
+        UsageError: it is no directory.
         DataError: there is no such file, or a line is not what it should be.
     """
-    files = sorted(file for file in directory.glob("*") if file.name.endswith(_SUFFIXES))
-    if not files:
-        raise DataError(
-            f"{directory} holds no UID.jsonl or UID.jsonl.gz; name the directory that has BLiMP's paradigms"
-        )
+    files = paradigm_files(directory)
     paradigms = [_read_paradigm(file, limit) for file in files]
     for paradigm, other, file in zip(paradigms, paradigms[1:], files[1:]):
         if paradigm.uid == other.uid:

@@ -1,6 +1,10 @@
 """A summary as a table for the terminal."""
 
+import textwrap
+
 from pipeline.evaluation.task import Summary
+
+_NOTE_WIDTH = 110
 
 
 def render_table(summary: Summary) -> str:
@@ -14,7 +18,20 @@ def render_table(summary: Summary) -> str:
     lines = [
         "  " + "  ".join(_align(*cell) for cell in zip(row, widths, is_number)).rstrip() for row in cells
     ]
-    return "\n".join([*lines, *summary.notes])
+    return "\n".join([*lines, *map(_wrapped, summary.notes)])
+
+
+def _wrapped(note: str) -> str:
+    """In lines that are indented like the first."""
+    indent = " " * (len(note) - len(note.lstrip()))
+    return textwrap.fill(
+        note.strip(),
+        _NOTE_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _text(value: str | float | None) -> str:

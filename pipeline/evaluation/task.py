@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 
 Measured = dict[str, Any]  # of a unit, as JSON has it
@@ -89,13 +90,26 @@ class Task:
         begin: opens data and encoder. Raises DataError or UsageError.
         defaults: of the settings the task takes beside `data`; it takes no others.
         optional: settings it also takes and that have no default.
+        sources: the files that are read with these settings, by names of the parts of the data, such as its
+            data sets. Results are used again only where the parts hold the same; a unit may depend on
+            files of a part only if every evaluation of that unit reads it. Raises DataError or UsageError.
     """
 
     data: str | None
     begin: Callable[[Encoder, Settings], Evaluation]
+    sources: Callable[[Settings], Mapping[str, Sequence[Path]]] = field(default=lambda settings: {})
     defaults: Mapping[str, Any] = field(default_factory=dict)
     optional: Sequence[str] = ()
 
     def takes(self) -> list[str]:
         """Names of the settings it takes."""
         return [*(["data"] if self.data else []), *self.defaults, *self.optional]
+
+
+def chosen_units(units: Sequence[str], only: Sequence[str] | None) -> list[str]:
+    """The units that begin with one of `only`, or all; a UsageError for one with which none begins."""
+    if only is None:
+        return list(units)
+    if useless := [name for name in only if not any(unit.startswith(name) for unit in units)]:
+        raise UsageError(f"--only {useless[0]}: no part begins so; the parts are {', '.join(units)}")
+    return [unit for unit in units if unit.startswith(tuple(only))]

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.evaluation.results import read_evaluations
+from pipeline.evaluation.results import newest_numbers, read_evaluations
 from pipeline.runs.run_dir import read_json_lines
 from tests.processes import Finished, Running, run_command, start_command
 
@@ -105,8 +105,9 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def last_evaluation(run_dir: Path, task: str) -> dict:
-    """What `evaluate` wrote last for a task."""
-    return read_evaluations(run_dir / "evaluation" / f"{task}.json")[-1]
+    """What `evaluate` wrote last for a task, with its newest figures as "numbers"."""
+    entry = read_evaluations(run_dir / "evaluation" / f"{task}.json")[-1]
+    return {**entry, "numbers": newest_numbers(entry)}
 
 
 def overrides(**values: object) -> list[str]:

@@ -34,9 +34,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging as transformers_logging
 
-from pipeline.encoder.model import checkpoint_config, usable_positions
 from pipeline.errors import DivergedError, UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.task import Settings
@@ -70,16 +68,13 @@ class FineTuner:
     @cached_property
     def max_length(self) -> int:
         """Tokens to cut examples to: what the settings say, or the model's longest input if that is less."""
-        longest = usable_positions(checkpoint_config(str(self.encoder.model_dir)))
-        asked: int = self.settings.max_length or longest
-        return min(asked, longest, self.encoder.tokenizer.model_max_length)
+        return self.encoder.longest_input(self.settings.max_length)
 
     @cached_property
     def has_segments(self) -> bool:
         """Whether the model tells the second text of a pair by an embedding of its own."""
-        config = checkpoint_config(str(self.encoder.model_dir))
         names = self.encoder.tokenizer.model_input_names
-        return "token_type_ids" in names and getattr(config, "type_vocab_size", 1) > 1
+        return "token_type_ids" in names and getattr(self.encoder.config, "type_vocab_size", 1) > 1
 
     def logits(
         self, train: Sequence[Features], evaluated: Sequence[Sequence[Features]], seed: int
@@ -168,23 +163,10 @@ class FineTuner:
     def _model_under_new_head(self, seed: int) -> PreTrainedModel:
         """The encoder's weights under a head that the seed decides."""
         set_seed(seed)  # what was drawn before, in another fine-tuning, must not matter
-        with _quiet():
-            return self._open()
-
-    def _open(self) -> PreTrainedModel:
         auto_class, _ = _HEADS[self.per]
         kind = "regression" if self.num_labels == 1 else "single_label_classification"
-        try:
-            model, loaded = auto_class.from_pretrained(
-                str(self.encoder.model_dir),
-                local_files_only=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-                num_labels=self.num_labels,
-                **({"problem_type": kind} if self.per == "text" else {}),
-            )
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.encoder.model_dir} cannot be fine-tuned: {error}") from error
+        options = {"problem_type": kind} if self.per == "text" else {}
+        model, loaded = self.encoder.open_model(auto_class, num_labels=self.num_labels, **options)
         # Weights that are not found are drawn at random, which is right for a head only.
         inside = f"{model.base_model_prefix}."
         missing = [
@@ -210,7 +192,7 @@ def tokenize_texts(
     tuner: FineTuner, texts: Sequence[Sequence[str]], labels: Sequence[int | float]
 ) -> Tokenized:
     """Examples of one text or a pair of texts; of a pair the longer is cut first."""
-    tokenized = tuner.encoder.tokenizer(
+    tokenized = tuner.encoder.offset_tokenizer()(
         [parts[0] for parts in texts],
         [parts[1] for parts in texts] if len(texts[0]) > 1 else None,
         truncation=True,
@@ -235,20 +217,6 @@ class _Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' account of head weights that are new, as they must be."""
-    verbosity, has_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if has_bar:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -124,6 +124,11 @@ def present(directory: Path) -> list[DataSet]:
     return found
 
 
+def files_of(directory: Path, data_set: DataSet) -> list[Path]:
+    """What `read_splits` reads; a DataError if one is missing."""
+    return [require_file(directory / data_set.name, [name]) for name in ("train.tsv", *data_set.dev.values())]
+
+
 def read_splits(directory: Path, data_set: DataSet, limit: int | None) -> Splits:
     """The first `limit` examples of each split, or all.
 

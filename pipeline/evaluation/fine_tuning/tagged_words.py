@@ -112,7 +112,7 @@ def tokenize_words(tuner: FineTuner, sentences: Sequence[Sentence], tags: Sequen
 
     Words handed over one by one would lack the space that byte-level BPE makes part of a token.
     """
-    tokenized = tuner.encoder.tokenizer(
+    tokenized = tuner.encoder.offset_tokenizer()(
         [" ".join(sentence.words) for sentence in sentences],
         truncation=True,
         max_length=tuner.max_length,

@@ -5,10 +5,8 @@ from enum import Enum
 
 import numpy as np
 import torch
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
+from transformers import AutoModel, PreTrainedModel
 
-from pipeline.encoder.model import usable_positions
 from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.outliers.arrays import FloatArray
@@ -30,26 +28,19 @@ class Pooling(Enum):
 
 def load_pretrained(encoder: Encoder) -> PreTrainedModel:
     """The encoder without a head, in float32 on its device; a UsageError says why it cannot be opened."""
-    verbosity = get_verbosity()
-    disable_progress_bar()
-    set_verbosity_error()  # the report of new and left out weights, which are meant to be
-    try:
-        model = AutoModel.from_pretrained(str(encoder.model_dir), local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{encoder.path} cannot be opened as an encoder: {error}") from error
-    finally:
-        set_verbosity(verbosity)
-    return model.to(encoder.device)
-
-
-def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    """`max_length`, or what model and tokenizer can take if that is less; in tokens."""
-    return min(max_length, tokenizer.model_max_length, usable_positions(model.config))
+    model, loaded = encoder.open_model(AutoModel)
+    # A pooler is not looked at.
+    if missing := sorted(name for name in loaded["missing_keys"] if "pooler" not in name):
+        raise UsageError(
+            f"{encoder.path} lacks weights of an encoder, {missing[0]} for one; save the whole encoder there "
+            "with save_pretrained"
+        )
+    return model
 
 
 def embed(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     sentences: Sequence[str],
     *,
     pooling: Pooling,
@@ -59,8 +50,8 @@ def embed(
     """Embeddings of sentences, (N, D).
 
     Args:
-        model: an encoder without a head, whose output has `last_hidden_state`.
-        tokenizer: its tokenizer.
+        model: without a head; its output has `last_hidden_state`.
+        encoder: whose model it is, perhaps fine-tuned; its tokenizer is used.
         sentences: N of them.
         pooling: what of the hidden states is kept.
         batch_size: sentences per forward pass; it changes nothing but rounding.
@@ -74,14 +65,14 @@ def embed(
         real = mask[..., None].to(hidden.dtype)
         return (hidden * real).sum(1) / real.sum(1)
 
-    return outputs(model, forward, tokenizer, sentences, batch_size=batch_size, max_length=max_length)
+    return outputs(model, forward, encoder, sentences, batch_size=batch_size, max_length=max_length)
 
 
 @torch.no_grad()
 def outputs(
     model: PreTrainedModel,
     forward: Forward,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     sentences: Sequence[str],
     *,
     batch_size: int,
@@ -91,7 +82,7 @@ def outputs(
 
     Sentences of about the same length share a batch, so that little is computed for padding.
     """
-    cut = longest_input(model, tokenizer, max_length)
+    tokenizer, cut = encoder.tokenizer, encoder.longest_input(max_length)
     ids = tokenizer(list(sentences), truncation=True, max_length=cut)["input_ids"]
     order = np.argsort([len(row) for row in ids], kind="stable")
     was_training = model.training

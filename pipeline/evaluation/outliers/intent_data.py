@@ -3,7 +3,7 @@
     {"train": [["how do you say fly in italian", "translate"], ...], "val": ..., "test": ...,
      "oos_train": [["how big is the sun", "oos"], ...], "oos_test": ...}
 
-is the content of DIR/data_full.json. Its "oos_val" is not read.
+is the content of data_full.json. Its "oos_val" is not read.
 """
 
 import json
@@ -56,11 +56,19 @@ class IntentData:
     oos_test: list[str]
 
 
-def read_intent_data(directory: Path, limit: int | None) -> IntentData:
-    """Read DIR/data_full.json.
+def find_intent_file(path: Path) -> Path:
+    """The file itself, or data_full.json in a directory; a DataError if there is none."""
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file} does not exist; --data takes CLINC150's {FILE_NAME} or its directory")
+    return file
+
+
+def read_intent_data(path: Path, limit: int | None) -> IntentData:
+    """Read data_full.json.
 
     Args:
-        directory: where it lies.
+        path: the file or its directory.
         limit: queries of each split; None for all. Those in scope are the first of every intent, then the
             second of every intent and so on; those out of scope are the first ones.
 
@@ -68,7 +76,7 @@ def read_intent_data(directory: Path, limit: int | None) -> IntentData:
         DataError: the file is missing or not of this form.
         UsageError: the limit leaves intents with too few queries.
     """
-    path = directory / FILE_NAME
+    path = find_intent_file(path)
     content = _read_object(path)
     if absent := [key for key in (*_IN_SCOPE, *_OUT_OF_SCOPE) if key not in content]:
         raise DataError(
@@ -85,8 +93,6 @@ def read_intent_data(directory: Path, limit: int | None) -> IntentData:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; --data takes the directory of CLINC150's {FILE_NAME}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

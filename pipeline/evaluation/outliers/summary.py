@@ -1,8 +1,9 @@
 """Figures and table of task ood."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
+from pipeline.evaluation.fine_tuning.seeds import mean_and_deviation
 from pipeline.evaluation.outliers.exposure import NUM_DRAWS
 from pipeline.evaluation.task import Measured, Summary
 
@@ -53,9 +54,9 @@ def _score_rows(encoder: str, found: Sequence[Measured], accuracy: float) -> lis
     rows: list[Row] = []
     for score, name in _NAMES.items():
         each = [one["scores"][score] for one in found]
-        aurocs = [figures["auroc"] for figures in each]
-        means = [fmean(figures[figure] for figures in each) for figure in ("auroc", "aupr", "fpr_at_95_tpr")]
-        rows.append([encoder, name, means[0], _deviation(aurocs), *means[1:], accuracy])
+        auroc = mean_and_deviation([figures["auroc"] for figures in each])
+        others = [fmean(figures[figure] for figures in each) for figure in ("aupr", "fpr_at_95_tpr")]
+        rows.append([encoder, name, *auroc, *others, accuracy])
     return rows
 
 
@@ -78,10 +79,6 @@ def _exposure_rows(encoder: str, found: Sequence[Measured], accuracy: float) -> 
 
 def _accuracy(found: Sequence[Measured]) -> float:
     return fmean(one["accuracy"] for one in found)
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None
 
 
 def _notes(one: Measured, measured: Mapping[str, Sequence[Measured]]) -> list[str]:

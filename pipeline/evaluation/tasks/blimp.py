@@ -10,15 +10,15 @@ one that over all paradigms.
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from pipeline.encoder.model import usable_positions
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluation.encoder import Encoder
-from pipeline.evaluation.minimal_pairs import Paradigm, read_paradigms
+from pipeline.evaluation.minimal_pairs import Paradigm, paradigm_files, read_paradigms
 from pipeline.evaluation.pseudo_likelihood import TokenizedSentence, pseudo_log_likelihoods, tokenize
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 
@@ -33,7 +33,7 @@ class MinimalPairs:
         assert settings.data is not None
         assert settings.batch_size is not None
         self._encoder, self._batch_size = encoder, settings.batch_size
-        self._paradigms = {paradigm.uid: paradigm for paradigm in _read(settings)}
+        self._paradigms = {one.uid: one for one in read_paradigms(settings.data, settings.limit)}
         if encoder.tokenizer.mask_token_id is None:
             raise UsageError(
                 f"{encoder.path}: the tokenizer has no mask token; name a model that was pretrained with one"
@@ -55,6 +55,11 @@ class MinimalPairs:
         tokenizer = self._encoder.tokenizer
         mask_id, pad_id = tokenizer.mask_token_id, tokenizer.pad_token_id or 0
         scores = pseudo_log_likelihoods(self._model, sentences, mask_id, pad_id, self._batch_size)
+        if not np.isfinite(scores).all():  # not seen in the weights: an overflow
+            raise UsageError(
+                f"{self._encoder.path}: the scores of paradigm {unit} are no finite numbers; name a model "
+                "whose training did not diverge"
+            )
         difference = scores[0::2] - scores[1::2]
         num_tokens = np.array([len(sentence.positions) for sentence in sentences])
         return {
@@ -71,7 +76,7 @@ class MinimalPairs:
     def _tokenize(self, paradigm: Paradigm) -> list[TokenizedSentence]:
         """Acceptable and unacceptable sentences by turns."""
         sentences = tokenize(self._encoder.tokenizer, [text for pair in paradigm.pairs for text in pair])
-        longest = min(self._encoder.tokenizer.model_max_length, usable_positions(self._model.config))
+        longest = self._encoder.longest_input()
         for index, sentence in enumerate(sentences):
             if len(sentence.token_ids) > longest:
                 raise DataError(
@@ -129,16 +134,15 @@ def _mean(paradigms: Sequence[Measured], name: str) -> float:
     return sum(found[name] for found in paradigms) / len(paradigms)
 
 
-def _read(settings: Settings) -> list[Paradigm]:
+def _sources(settings: Settings) -> dict[str, Sequence[Path]]:
     assert settings.data is not None
-    if not settings.data.is_dir():
-        raise UsageError(f"--data {settings.data} is a file; name the directory it lies in")
-    return read_paradigms(settings.data, settings.limit)
+    return {"pairs": paradigm_files(settings.data)}
 
 
 TASK = Task(
     data="a directory of paradigms, UID.jsonl or UID.jsonl.gz each",
     begin=MinimalPairs,
+    sources=_sources,
     defaults={"batch_size": 256},
     optional=["only", "limit"],
 )

@@ -107,6 +107,11 @@ def _scores(true: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
     }
 
 
+def _sources(settings: Settings) -> dict[str, Sequence[Path]]:
+    assert settings.data is not None
+    return {"texts": [_train_file(settings.data), _scored_file(settings.data)]}
+
+
 def _train_file(directory: Path) -> Path:
     return require_file(directory, ["train.tsv", "train.tsv.gz"])
 
@@ -153,6 +158,7 @@ TASK = Task(
         f"{TEXT_COLUMNS[-1]}"
     ),
     begin=Classification,
+    sources=_sources,
     defaults={"seeds": 3, "epochs": 10.0, "learning_rate": 5e-5, "batch_size": 32, "max_length": 256},
-    optional=["limit"],
+    optional=["only", "limit"],
 )

@@ -6,7 +6,7 @@ label of the training examples (for similarities, their mean).
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
 from pipeline.evaluation.fine_tuning.glue_data import (
     DataSet,
     Examples,
-    Splits,
+    files_of,
     present,
     read_splits,
 )
 from pipeline.evaluation.fine_tuning.seeds import mean_and_deviation, score_numbers, seed_of, seed_units
-from pipeline.evaluation.task import Measured, Settings, Summary, Task
+from pipeline.evaluation.task import Measured, Settings, Summary, Task, chosen_units
 
 
 class Glue:
@@ -33,13 +33,12 @@ class Glue:
         assert settings.data is not None
         assert settings.seeds is not None
         self._encoder, self._settings = encoder, settings
-        self._data_sets = {data_set.name: data_set for data_set in present(settings.data)}
-        self.units = [unit for name in self._data_sets for unit in seed_units(settings.seeds, name)]
-        chosen = [
-            unit for unit in self.units if settings.only is None or unit.startswith(tuple(settings.only))
-        ]
-        names = dict.fromkeys(unit.split("/")[0] for unit in chosen)
-        self._splits = {name: self._read(settings.data, name) for name in names}
+        self.units = _units(settings)
+        self._data_sets = {data_set.name: data_set for data_set in _chosen(settings)}
+        self._splits = {
+            name: read_splits(settings.data, data_set, settings.limit)
+            for name, data_set in self._data_sets.items()
+        }
 
     def measure(self, unit: str) -> Measured:
         """Fine-tune on a data set, and score."""
@@ -87,8 +86,23 @@ class Glue:
         header = ["data set", "metric", "mean", "std", "constant", "train", "dev", "seeds"]
         return Summary({"average": average, **score_numbers(scores)}, header, rows, _notes(by_data_set))
 
-    def _read(self, directory: Path, name: str) -> Splits:
-        return read_splits(directory, self._data_sets[name], self._settings.limit)
+
+def _units(settings: Settings) -> list[str]:
+    assert settings.data is not None
+    assert settings.seeds is not None
+    return [unit for one in present(settings.data) for unit in seed_units(settings.seeds, one.name)]
+
+
+def _chosen(settings: Settings) -> list[DataSet]:
+    """Those with a unit that is asked for."""
+    assert settings.data is not None
+    names = {unit.split("/")[0] for unit in chosen_units(_units(settings), settings.only)}
+    return [data_set for data_set in present(settings.data) if data_set.name in names]
+
+
+def _sources(settings: Settings) -> dict[str, Sequence[Path]]:
+    assert settings.data is not None
+    return {data_set.name: files_of(settings.data, data_set) for data_set in _chosen(settings)}
 
 
 def _predictions(data_set: DataSet, logits: np.ndarray) -> np.ndarray:
@@ -136,6 +150,7 @@ _DEFAULTS: dict[str, Any] = {
 TASK = Task(
     data="the directory with GLUE's data sets, such as CoLA/train.tsv and CoLA/dev.tsv",
     begin=Glue,
+    sources=_sources,
     defaults=_DEFAULTS,
     optional=["only", "limit"],
 )

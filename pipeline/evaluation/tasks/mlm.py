@@ -30,12 +30,12 @@ class HeldOut:
                 f"{encoder.path} is no run: task 'mlm' reads held-out rows of the corpus that a run was "
                 "trained on; name a run_dir"
             )
-        self._path, self._max_rows = str(encoder.path), settings.limit
+        self._encoder, self._max_rows = encoder, settings.limit
 
     def measure(self, _unit: str) -> Measured:
-        """Of the newest good checkpoint, as it would be exported."""
+        """Of the checkpoint, as it would be exported."""
         cluster = Cluster.single()
-        trained = load_trained_run(self._path, cluster.device)
+        trained = load_trained_run(str(self._encoder.path), cluster.device, self._encoder.checkpoint)
         recipe, corpus = trained.recipe, trained.corpus
         batcher = corpus.batcher(recipe, "valid")
         batch_size = recipe.train.micro_batch_size

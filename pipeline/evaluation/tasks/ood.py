@@ -6,6 +6,7 @@ encoder well, so both are measured.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.evaluation.fine_tuning.seeds import seed_of, seed_units
 from pipeline.evaluation.outliers.arrays import FloatArray
 from pipeline.evaluation.outliers.embeddings import Pooling, embed, load_pretrained, outputs
 from pipeline.evaluation.outliers.exposure import Exposure
-from pipeline.evaluation.outliers.intent_data import read_intent_data
+from pipeline.evaluation.outliers.intent_data import find_intent_file, read_intent_data
 from pipeline.evaluation.outliers.linear_head import LinearHead
 from pipeline.evaluation.outliers.scores import detection, distance_scores, energy, max_softmax
 from pipeline.evaluation.outliers.summary import summarize
@@ -67,7 +68,7 @@ class OutOfDistribution:
             return classifier(input_ids=ids, attention_mask=mask).logits
 
         queries = [*self._data.test.queries, *self._data.oos_test]
-        logits = outputs(classifier, forward, self._encoder.tokenizer, queries, **self._batches())
+        logits = outputs(classifier, forward, self._encoder, queries, **self._batches())
         reads_mean = getattr(classifier.config, "classifier_pooling", "cls") == "mean"  # ModernBERT has it
         body = classifier.base_model
         assert isinstance(body, PreTrainedModel)
@@ -84,7 +85,7 @@ class OutOfDistribution:
             "oos_test": data.oos_test,
         }
         return {
-            name: embed(model, self._encoder.tokenizer, split, pooling=pooling, **self._batches())
+            name: embed(model, self._encoder, split, pooling=pooling, **self._batches())
             for name, split in queries.items()
         }
 
@@ -126,9 +127,15 @@ def _scored(vectors: dict[str, FloatArray]) -> FloatArray:
     return np.concatenate([vectors["test"], vectors["oos_test"]])
 
 
+def _sources(settings: Settings) -> dict[str, Sequence[Path]]:
+    assert settings.data is not None
+    return {"queries": [find_intent_file(settings.data)]}
+
+
 TASK = Task(
-    data="a directory with CLINC150's data_full.json",
+    data="CLINC150's data_full.json, or the directory it lies in",
     begin=OutOfDistribution,
+    sources=_sources,
     defaults={"seeds": 3, "epochs": 5.0, "learning_rate": 5e-5, "batch_size": 32, "max_length": 128},
     optional=["limit", "only"],
 )

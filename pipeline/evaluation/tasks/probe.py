@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from pipeline.config.schema import GuidanceSection
 from pipeline.data.token_sets import tokens_of
-from pipeline.encoder.model import attention_reach, usable_positions
+from pipeline.encoder.model import attention_reach
 from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.probing.head_statistics import (
@@ -51,11 +51,7 @@ class Probe:
         """Sentences are looked at word by word, which needs a tokenizer that tells where its tokens are."""
         assert settings.batch_size is not None
         self._encoder, self._batch_size, self._max_rows = encoder, settings.batch_size, settings.limit
-        if not encoder.tokenizer.is_fast:
-            raise UsageError(
-                f"{encoder.path}: its tokenizer does not tell which characters a token stands for; save a "
-                "fast one (tokenizer.json) beside the model"
-            )
+        encoder.offset_tokenizer()
 
     @cached_property
     def _model(self) -> PreTrainedModel:
@@ -164,9 +160,9 @@ class Probe:
 
     def _locate(self, sentences: Sequence[ReflexiveSentence]) -> list[LocatedSentence]:
         """Those that the model can read."""
-        tokenizer, config = self._encoder.tokenizer, self._model.config
+        tokenizer = self._encoder.tokenizer
         encoded = tokenizer([sentence.text for sentence in sentences], return_offsets_mapping=True)
-        longest = min(tokenizer.model_max_length, usable_positions(config))
+        longest = self._encoder.longest_input()
         located = [
             locate(sentence, ids, offsets, tokenizer.unk_token_id)
             for sentence, ids, offsets in zip(sentences, encoded["input_ids"], encoded["offset_mapping"])

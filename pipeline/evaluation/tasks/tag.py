@@ -6,6 +6,7 @@ if there is one, else of the dev split; words behind the end of the model's inpu
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from seqeval.metrics import classification_report
@@ -36,8 +37,7 @@ class Tagging:
         assert settings.data is not None
         assert settings.seeds is not None
         self.units = seed_units(settings.seeds)
-        train_file = require_file(settings.data, _names("train"))
-        scored_file = find_file(settings.data, _names("test")) or require_file(settings.data, _names("dev"))
+        train_file, scored_file = _files(settings.data)
         train = read_sentences(train_file)
         # Of all training examples, so that it does not depend on how many are used.
         self._tags = tag_set(train)
@@ -119,6 +119,17 @@ def _figures(found: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def _files(directory: Path) -> tuple[Path, Path]:
+    """Trained on and scored."""
+    train = require_file(directory, _names("train"))
+    return train, find_file(directory, _names("test")) or require_file(directory, _names("dev"))
+
+
+def _sources(settings: Settings) -> dict[str, Sequence[Path]]:
+    assert settings.data is not None
+    return {"sentences": _files(settings.data)}
+
+
 def _names(split: str) -> list[str]:
     return [split + suffix for suffix in _SUFFIXES]
 
@@ -126,6 +137,7 @@ def _names(split: str) -> list[str]:
 TASK = Task(
     data=f"the directory with train and dev or test ({', '.join(_SUFFIXES)}) in CoNLL's layout",
     begin=Tagging,
+    sources=_sources,
     defaults={"seeds": 3, "epochs": 10.0, "learning_rate": 5e-5, "batch_size": 32, "max_length": 256},
-    optional=["limit"],
+    optional=["only", "limit"],
 )

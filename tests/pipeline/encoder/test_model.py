@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from pipeline.encoder.model import (
     attention_dropout,
@@ -91,6 +91,22 @@ def test_usable_positions_are_all_that_can_be_used(family: str, max_positions: i
 
     assert usable_positions(model.config) == length
     assert model(**tiny_inputs([length], length)).logits.shape == (1, length, 128)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["bert", "roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "ibert", "luke", "mpnet"],
+)
+def test_usable_positions_of_encoders_that_others_trained(model_type: str) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(model_type, vocab_size=20, max_position_embeddings=12, **sizes)
+    model = AutoModel.from_config(config).eval()
+    longest = usable_positions(config)
+
+    assert longest == (12 if model_type == "bert" else 10)
+    model(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 5))
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert"])  # ModernBERT's rotary positions have no table

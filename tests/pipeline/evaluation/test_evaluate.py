@@ -1,6 +1,9 @@
 """What the command promises whatever the task: parts are kept, and a mistake is told once."""
 
+import errno
+import fcntl
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.evaluation import evaluate as command
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.evaluate import evaluate, resolve_settings
-from pipeline.evaluation.results import content_sha256, read_evaluations
+from pipeline.evaluation.results import Results, content_sha256, newest_numbers, read_evaluations
 from pipeline.evaluation.table import render_table
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 
@@ -46,8 +49,8 @@ def model_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch):
-    def put(letters: Letters, **task: object) -> Letters:
-        made = Task(data=None, begin=lambda encoder, settings: letters, optional=["limit"], **task)
+    def put(letters: Letters, text: str | None = None, **task: object) -> Letters:
+        made = Task(data=text, begin=lambda encoder, settings: letters, optional=["limit"], **task)
         monkeypatch.setattr(command, "load_task", lambda name: made)
         return letters
 
@@ -59,7 +62,7 @@ def test_interrupted_evaluation_goes_on_where_it_was(model_dir, use, capsys):
     with pytest.raises(KeyboardInterrupt):
         evaluate(str(model_dir), "letters", {})
     cut_short = read_evaluations(model_dir / "evaluation" / "letters.json")
-    assert [(list(entry["units"]), entry["numbers"]) for entry in cut_short] == [(["a", "b"], None)]
+    assert [(list(entry["units"]), newest_numbers(entry)) for entry in cut_short] == [(["a", "b"], None)]
     letters = use(Letters(stop_at=None))
     summary = evaluate(str(model_dir), "letters", {})
     assert letters.measured == ["c"]
@@ -76,11 +79,144 @@ def test_other_settings_and_weights_are_measured_anew_and_stand_beside(model_dir
         evaluate(str(model_dir), "letters", given)
         assert letters.measured == ["a", "b", "c"]
     (model_dir / "model.safetensors").write_bytes(b"other weights")
-    assert use(Letters(stop_at=None)).measured == []
+    letters = use(Letters(stop_at=None))
     evaluate(str(model_dir), "letters", {})
+    assert letters.measured == ["a", "b", "c"]
     entries = read_evaluations(model_dir / "evaluation" / "letters.json")
     assert len(entries) == 3
-    assert all(entry["numbers"] == {"total": 294} for entry in entries)
+    assert all(newest_numbers(entry) == {"total": 294} for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model-2.safetensors", "config.json", "tokenizer.json", "merges.txt"]
+)
+def test_identity_is_that_of_weights_configuration_and_tokenizer(model_dir, name):
+    encoder = Encoder.open(str(model_dir), torch.device("cpu"))
+    (model_dir / name).write_text('{"a": 1}')
+    before = encoder.identity()
+    (model_dir / "README.md").write_text("of no account")
+    assert encoder.identity() == before
+    (model_dir / name).write_text('{"a": 2}')
+    assert encoder.identity() != before
+
+
+def test_figures_of_some_parts_stand_beside_those_of_all(model_dir, use):
+    use(Letters(stop_at=None), defaults={"only": None})
+    evaluate(str(model_dir), "letters", {})
+    evaluate(str(model_dir), "letters", {"only": ["a", "c"]})
+    file = model_dir / "evaluation" / "letters.json"
+    (entry,) = read_evaluations(file)
+    assert entry["summaries"] == [
+        {"units": ["a", "b", "c"], "numbers": {"total": 294}},
+        {"units": ["a", "c"], "numbers": {"total": 196}},
+    ]
+    assert newest_numbers(entry) == {"total": 196}
+    evaluate(str(model_dir), "letters", {})
+    (entry,) = read_evaluations(file)
+    assert [len(one["units"]) for one in entry["summaries"]] == [2, 3]
+
+
+def test_evaluations_at_the_same_time_keep_each_others_parts(tmp_path):
+    file = tmp_path / "letters.json"
+    first, second = (Results(file, "letters", {"step": 1}, {}) for _ in range(2))
+    other = Results(file, "letters", {"step": 2}, {})
+    for results, unit in ((first, "a"), (other, "a"), (second, "b"), (first, "c")):
+        results.add(unit, {"place": ord(unit)})
+    kept = {entry["of"]["step"]: list(entry["units"]) for entry in read_evaluations(file)}
+    assert kept == {1: ["a", "b", "c"], 2: ["a"]}
+    assert list(first.units) == ["a", "b", "c"]
+
+
+def test_a_write_waits_for_the_one_that_is_going_on(tmp_path):
+    results = Results(tmp_path / "letters.json", "letters", {}, {})
+    results.add("a", {})
+    with (tmp_path / ".letters.json.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=results.add, args=("b", {}))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert list(read_evaluations(results.path)[0]["units"]) == ["a"]
+    thread.join(10)
+    assert list(read_evaluations(results.path)[0]["units"]) == ["a", "b"]
+
+
+def test_results_are_kept_where_there_are_no_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    Results(tmp_path / "letters.json", "letters", {}, {}).add("a", {"place": 97})
+    assert read_evaluations(tmp_path / "letters.json")[0]["units"] == {"a": {"place": 97}}
+
+
+def test_a_part_that_another_process_measured_meanwhile_is_not_measured_again(model_dir, use):
+    letters = use(Letters(stop_at=None))
+    file = model_dir / "evaluation" / "letters.json"
+    identity = Encoder.open(str(model_dir), torch.device("cpu")).identity()
+    measure = letters.measure
+
+    def disturbed(unit):
+        if unit == "a":
+            Results(file, "letters", identity, {}).add("b", {"place": ord("b")})
+        return measure(unit)
+
+    letters.measure = disturbed
+    evaluate(str(model_dir), "letters", {})
+    assert letters.measured == ["a", "c"]
+
+
+def test_machine_is_that_of_the_measuring_not_of_the_summing_up(model_dir, use, monkeypatch):
+    use(Letters(stop_at="c"))
+    for number in range(3):
+        monkeypatch.setattr("pipeline.evaluation.results.describe_machine", lambda n=number: {"device": n})
+        if number == 0:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(str(model_dir), "letters", {})
+            use(Letters(stop_at=None))
+        else:
+            evaluate(str(model_dir), "letters", {})
+    (entry,) = read_evaluations(model_dir / "evaluation" / "letters.json")
+    assert {unit: machine["device"] for unit, machine in entry["machines"].items()} == {
+        "a": 0,
+        "b": 0,
+        "c": 1,
+    }
+
+
+def test_parts_of_the_data_are_told_apart(tmp_path):
+    """Parts not read before join an evaluation; other contents of one begin another evaluation."""
+    file = tmp_path / "glue.json"
+    Results(file, "glue", {"limit": 3}, {"RTE": "1"}).add("RTE/seed-0", {})
+    both = Results(file, "glue", {"limit": 3}, {"RTE": "1", "WNLI": "2"})
+    assert list(both.units) == ["RTE/seed-0"]
+    both.add("WNLI/seed-0", {})
+    assert list(Results(file, "glue", {"limit": 3}, {"WNLI": "2"}).units) == ["RTE/seed-0", "WNLI/seed-0"]
+    assert list(Results(file, "glue", {"limit": 3}, {"WNLI": "3"}).units) == []
+    assert list(Results(file, "glue", {"limit": 4}, {"WNLI": "2"}).units) == []
+    assert [entry["of"]["data_sha256"] for entry in read_evaluations(file)] == [{"RTE": "1", "WNLI": "2"}]
+
+
+def test_only_the_files_a_task_reads_are_its_data(model_dir, use, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("1")
+
+    def measured(**given):
+        letters = use(
+            Letters(stop_at=None),
+            text="a directory",
+            sources=lambda settings: {"a": [settings.data / "a.txt"]},
+        )
+        evaluate(str(model_dir), "letters", {"data": data, **given}, str(data / "out"))
+        return len(letters.measured)
+
+    assert measured() == 3
+    (data / ".DS_Store").write_text("hidden")
+    (data / "b.txt").write_text("another set")
+    assert measured() == 0
+    (data / "a.txt").write_text("2")
+    assert measured() == 3
 
 
 def test_damaged_results_are_named_and_left_alone(model_dir, use):
@@ -118,17 +254,26 @@ def test_model_without_tokenizer_is_refused(model_dir):
 
 def test_content_hash_depends_on_names_and_bytes_not_on_where(tmp_path):
     hashes = set()
-    for name, files in {"a": {"x": "1"}, "b": {"x": "1"}, "c": {"y": "1"}, "d": {"x": "2"}}.items():
-        (tmp_path / name).mkdir()
-        for file, text in files.items():
-            (tmp_path / name / file).write_text(text)
-        hashes.add(content_sha256(tmp_path / name))
+    for directory, name, text in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / name).write_text(text)
+        hashes.add(content_sha256([tmp_path / directory / name]))
     assert len(hashes) == 3
+    files = [tmp_path / "a" / "x", tmp_path / "c" / "y"]
+    assert content_sha256(files) == content_sha256(files[::-1])
 
 
 def test_table_aligns_numbers_and_adds_notes():
     summary = Summary({}, ["part", "score"], [["long name", 0.123456], ["b", None]], ["a note"])
     assert render_table(summary) == ("  part        score\n  long name  0.1235\n  b               -\na note")
+
+
+def test_long_notes_are_wrapped_and_stay_indented():
+    note = "  " + " ".join(["word"] * 60)
+    _, *lines = render_table(Summary({}, ["x"], [], [note])).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= 110 and line.startswith("  word") for line in lines)
+    assert " ".join(line.strip() for line in lines) == note.strip()
 
 
 def test_results_are_plain_json_whatever_was_measured(model_dir, use):
@@ -138,4 +283,4 @@ def test_results_are_plain_json_whatever_was_measured(model_dir, use):
     evaluate(str(model_dir), "letters", {})
     text = (model_dir / "evaluation" / "letters.json").read_text()
     assert "NaN" not in text
-    assert json.loads(text)["evaluations"][0]["numbers"] == {"bad": None}
+    assert json.loads(text)["evaluations"][0]["summaries"][0]["numbers"] == {"bad": None}

@@ -12,6 +12,7 @@ from pipeline.errors import DivergedError, UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.fine_tuning import fine_tuner
 from pipeline.evaluation.fine_tuning.fine_tuner import FineTuner, tokenize_texts
+from pipeline.evaluation.fine_tuning.tagged_words import Sentence, tokenize_words
 from pipeline.evaluation.task import Settings
 from tests.pipeline.evaluation.conftest import LONGEST_INPUT
 from tests.pipeline.evaluation.toy_texts import toy_texts
@@ -138,17 +139,21 @@ def test_weights_that_are_not_there_are_refused(tiny_encoder):
     with pytest.raises(UsageError, match=rf"its weights lack roberta\.encoder.* and {len(gone) - 1} more"):
         tuner(encoder).logits([], [], seed=0)
     file.unlink()
-    with pytest.raises(UsageError, match="cannot be fine-tuned"):
+    with pytest.raises(UsageError, match="cannot be opened as AutoModelForSequenceClassification"):
         tuner(Encoder.open(str(encoder.path), torch.device("cpu"))).logits([], [], seed=0)
 
 
 def test_divergence_is_told_with_what_to_try(tiny_encoder):
-    encoder = tiny_encoder()
-    weights = load_file(encoder.path / "model.safetensors")
-    name = next(name for name in weights if "word_embeddings" in name)
-    weights[name] = torch.full_like(weights[name], float("nan"))
-    save_file(weights, encoder.path / "model.safetensors", {"format": "pt"})
-    made = tuner(encoder)
+    made = tuner(tiny_encoder(), learning_rate=1e12)
     features = toy(made)
-    with pytest.raises(DivergedError, match=r"no numbers any more; write a --learning-rate below 0\.003"):
+    with pytest.raises(DivergedError, match=r"no numbers any more; write a --learning-rate below 1e\+12"):
         made.logits(features, [features], seed=0)
+
+
+def test_a_tokenizer_that_does_not_tell_places_is_refused(tiny_encoder, monkeypatch):
+    made = tuner(tiny_encoder())
+    monkeypatch.setattr(type(made.encoder.tokenizer), "is_fast", False)
+    with pytest.raises(UsageError, match="does not tell which characters a token stands for"):
+        toy(made)
+    with pytest.raises(UsageError, match="does not tell which characters a token stands for"):
+        tokenize_words(made, [Sentence(["a"], ["O"])], ["O"])

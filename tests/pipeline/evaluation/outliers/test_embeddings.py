@@ -43,7 +43,7 @@ def encoder(
 
 def embeddings(encoder: Encoder, pooling: Pooling, **options: int) -> np.ndarray:
     options = {"batch_size": 4, "max_length": LENGTH} | options
-    return embed(load_pretrained(encoder), encoder.tokenizer, SENTENCES, pooling=pooling, **options)
+    return embed(load_pretrained(encoder), encoder, SENTENCES, pooling=pooling, **options)
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def test_sentences_are_cut_where_the_model_ends(encoder):
 def test_dropout_is_off_and_on_again(encoder):
     model = load_pretrained(encoder).train()
     options = {"pooling": Pooling.MEAN, "batch_size": 4, "max_length": LENGTH}
-    found = embed(model, encoder.tokenizer, SENTENCES, **options)
+    found = embed(model, encoder, SENTENCES, **options)
     assert found == pytest.approx(embeddings(encoder, Pooling.MEAN), abs=1e-6)
     assert model.training
 

@@ -94,7 +94,7 @@ def test_a_single_intent_is_too_few(tmp_path):
 
 
 def test_file_that_is_missing_or_cut_short(tmp_path):
-    with pytest.raises(DataError, match=r"data_full\.json does not exist; --data takes the directory"):
+    with pytest.raises(DataError, match=r"data_full\.json does not exist; --data takes CLINC150's"):
         read_intent_data(tmp_path, None)
     (tmp_path / "data_full.json").write_text('{"train": [["a",')
     with pytest.raises(DataError, match=r"data_full\.json is no JSON: .*line 1 column 17"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.errors import DataError, UsageError
@@ -113,6 +114,23 @@ def test_model_without_an_output_layer_is_refused(model_dir, data):
     AutoModelForMaskedLM.from_pretrained(str(path)).bert.save_pretrained(str(path))
     with pytest.raises(UsageError, match=r"lacks weights of a masked language model, cls\.predictions"):
         evaluate(str(path), "blimp", {"data": data})
+
+
+def test_weights_that_are_no_numbers_are_told(model_dir, data):
+    path = model_dir("bert")
+    weights = load_file(path / "model.safetensors")
+    for value, message in ((float("nan"), "holds values that are no finite"), (1e30, "of paradigm a are no")):
+        for name in weights:
+            weights[name] = torch.full_like(weights[name], value)
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UsageError, match=message):
+            evaluate(str(path), "blimp", {"data": data})
+
+
+def test_hidden_files_are_no_paradigms(model_dir, data):
+    (data / "._a.jsonl").write_bytes(b"\0")
+    summary = evaluate(str(model_dir("bert")), "blimp", {"data": data})
+    assert summary.rows[-1][1] == 3
 
 
 def test_file_in_the_place_of_the_directory_is_refused(model_dir, data):

@@ -120,3 +120,13 @@ def test_real_news_are_read_and_scored(tiny_encoder, shared_data, tmp_path):
     summary = evaluate(str(tiny_encoder().path), "classify", given, str(tmp_path))
     assert 0 <= summary.numbers["macro_f1"] <= 1
     assert "64 examples of the dev split, 5 classes; 64 training examples" in summary.notes[0]
+
+
+def test_single_seeds_can_be_asked_for(tiny_encoder, tmp_path):
+    write_news(tmp_path, train=(16, 1), dev=(8, 2))
+    path = tiny_encoder().path
+    evaluate(
+        str(path), "classify", {**QUICK, "data": tmp_path, "epochs": 1.0, "seeds": 2, "only": ["seed-1"]}
+    )
+    (kept,) = read_evaluations(path / "evaluation" / "classify.json")
+    assert list(kept["units"]) == ["seed-1"]

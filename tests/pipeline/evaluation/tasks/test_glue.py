@@ -76,6 +76,27 @@ def test_only_the_data_sets_asked_for_are_read(tiny_encoder, tmp_path):
     assert summary.rows[0][5:] == [8, 8, 1]
 
 
+def test_a_data_set_added_later_leaves_the_others_measured(tiny_encoder, tmp_path, monkeypatch):
+    encoder, measured = tiny_encoder(), []
+
+    def note(_, unit):
+        measured.append(unit)
+        return {"scores": {"x": result(1.0)}, "num_train": 1, "num_cut": 0, "max_length": 1}
+
+    monkeypatch.setattr(glue.Glue, "measure", note)
+    write_sst2(tmp_path / "glue", num_train=4, num_dev=4)
+    given = {"data": tmp_path / "glue", "seeds": 1}
+    evaluate(str(encoder.path), "glue", given)
+    write_stsb(tmp_path / "glue")
+    evaluate(str(encoder.path), "glue", given)
+    assert measured == ["SST-2/seed-0", "STS-B/seed-0"]
+    (tmp_path / "glue" / "STS-B" / "dev.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t3\n")
+    evaluate(str(encoder.path), "glue", {**given, "only": ["SST-2"]})
+    assert len(measured) == 2
+    evaluate(str(encoder.path), "glue", {**given, "only": ["STS-B"]})
+    assert measured[2:] == ["STS-B/seed-0"]
+
+
 def test_similarities_are_learned_as_numbers(tiny_encoder, tmp_path):
     write_stsb(tmp_path)
     given = {**QUICK, "data": tmp_path, "seeds": 1, "epochs": 20.0}

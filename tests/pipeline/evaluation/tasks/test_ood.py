@@ -14,6 +14,7 @@ from pipeline.errors import DataError, DivergedError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.outliers.summary import summarize
 from pipeline.evaluation.results import read_evaluations
+from pipeline.evaluation.tasks.ood import OutOfDistribution
 from tests.pipeline.tiny_models import save_encoder, tiny_section
 
 INTENTS = ("ba ko", "de mi", "fu to", "go ni")  # what the words of an intent begin with
@@ -170,6 +171,14 @@ def test_learning_rate_that_is_too_high_is_told(model_dir, data_dir, tmp_path):
         DivergedError, match=r"fine-tuning .* with seed 0 diverged: .*--learning-rate below 1e"
     ):
         evaluate(str(model_dir), "ood", given, str(tmp_path))
+
+
+def test_the_file_itself_is_its_directory(model_dir, data_dir, tmp_path, monkeypatch):
+    given = {**SETTINGS, "only": ["frozen"], "limit": 40}
+    first = evaluate(str(model_dir), "ood", {"data": data_dir, **given}, str(tmp_path))
+    monkeypatch.setattr(OutOfDistribution, "measure", None)  # everything is there already
+    file = {"data": data_dir / "data_full.json", **given}
+    assert evaluate(str(model_dir), "ood", file, str(tmp_path)) == first
 
 
 def test_data_of_another_layout_is_told(model_dir, tmp_path):

@@ -128,3 +128,12 @@ def test_real_sentences_are_read_and_scored(tiny_encoder, shared_data, tmp_path)
         "f1 of LOC": 4,
         "f1 of ORG": 4,
     }
+
+
+def test_single_seeds_can_be_asked_for(tiny_encoder, tmp_path):
+    for name in ("train.txt", "dev.txt"):
+        write(tmp_path, name, toy_sentences(8, seed=1))
+    path = tiny_encoder().path
+    evaluate(str(path), "tag", {**QUICK, "data": tmp_path, "epochs": 1.0, "seeds": 2, "only": ["seed-1"]})
+    (kept,) = read_evaluations(path / "evaluation" / "tag.json")
+    assert list(kept["units"]) == ["seed-1"]
