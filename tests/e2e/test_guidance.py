@@ -225,7 +225,3 @@ def test_a_pull_that_leaves_the_objective_nothing_is_told_once(recipe_file, tmp_
     assert event["loss"] > 0.97 * event["unigram_loss"]
     told = next(line for line in read_metrics(run.path, "valid") if line["step"] == event["step"])
     assert told["loss"] == event["loss"]
-
-
-def test_guidance_that_helps_is_not_complained_about(formed):
-    assert held_back_events(formed) == []

@@ -8,6 +8,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.__main__ import main as data_prep
 from data_prep.format import (
     FORMAT_VERSION,
     DocumentCounts,
@@ -94,9 +95,12 @@ def test_documents_begin_and_end_with_their_special_tokens(tiny_corpus: Path, vo
     assert inner_start.sum() == inner_end.sum() > 0
 
 
-def test_padding_belongs_to_no_document(tiny_corpus: Path) -> None:
+def test_padding_belongs_to_no_document(tiny_corpus: Path, tmp_path: Path) -> None:
+    padded = tmp_path / "padded"
+    options = ["--out", str(padded), "--length", "32", "--packing", "document", "--workers", "1"]
+    assert data_prep(["repack", str(tiny_corpus), *options]) == 0
     for split in ("train", "valid"):
-        corpus = CorpusSplit(tiny_corpus, split)
+        corpus = CorpusSplit(padded, split)
         _, lengths, starts, ends = corpus.read(np.arange(corpus.num_rows))
         is_real = np.arange(corpus.sequence_length) < lengths[:, None]
 
