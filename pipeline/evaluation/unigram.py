@@ -8,6 +8,8 @@ from pipeline.config.schema import Recipe
 from pipeline.data.batches import RowBatcher, evaluation_batches
 from pipeline.data.masking import IGNORED_LABEL
 
+SAMPLE_ROWS = 4096  # training rows that tell token frequencies well enough; a corpus may have billions
+
 
 def unigram_loss(
     train_counts: npt.NDArray[np.int64], ordinary_ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]

@@ -15,15 +15,14 @@ from pipeline.build import Corpus
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.schema import Recipe
 from pipeline.errors import EXIT_STOPPED, UsageError, UserError
-from pipeline.evaluation.unigram import held_out_unigram_loss
+from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
 from pipeline.runs.run_dir import RunDir, describe_machine, recipe_differences
-from pipeline.study.grid import Cell, Grid
+from pipeline.study.grid import Grid
 from pipeline.study.runs import Outcome, StudyRun, run_all
 from pipeline.study.table import render_study
 from pipeline.study.write import write_study
 
 logger = logging.getLogger(__name__)
-_UNIGRAM_ROWS = 4096  # training rows whose tokens are counted; a corpus may have billions
 
 
 class StudyError(UserError):
@@ -52,11 +51,12 @@ class Study:
 
     def runs(self) -> list[StudyRun]:
         """All runs, seed by seed: what can be compared is there early."""
-        return [self.run_of(cell, seed) for seed in self.grid.seeds for cell in self.grid.cells()]
-
-    def run_of(self, cell: Cell, seed: int) -> StudyRun:
-        """The run of a cell with a seed."""
-        return StudyRun(cell, seed, self.directory / "runs" / cell.name / f"seed-{seed}")
+        directory = self.directory / "runs"
+        return [
+            StudyRun(cell, seed, directory / cell.name / f"seed-{seed}")
+            for seed in self.grid.seeds
+            for cell in self.grid.cells()
+        ]
 
     def recipe_of(self, run: StudyRun) -> Recipe:
         """The checked recipe of a run; a RecipeError lists what is wrong with it."""
@@ -157,4 +157,4 @@ def _unigram_loss(recipes: Sequence[Recipe]) -> float | None:
         return None
     recipe = recipes[0]
     whole = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_share": 1.0})})
-    return held_out_unigram_loss(whole, Corpus.open(recipe.corpus), recipe.evaluation.max_rows, _UNIGRAM_ROWS)
+    return held_out_unigram_loss(whole, Corpus.open(recipe.corpus), recipe.evaluation.max_rows, SAMPLE_ROWS)

@@ -8,13 +8,12 @@ either. Both look the same from outside: guidance acts, and the held-out loss st
 
 from pipeline.build import Corpus
 from pipeline.config.schema import Recipe
-from pipeline.evaluation.unigram import held_out_unigram_loss
+from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
 from pipeline.guidance.run import RunGuidance
 from pipeline.runs.run_dir import RunDir
 
 EVENT = "guidance holds back"
 _OFF_PLATEAU = 0.97  # of the unigram loss: a model below it has learned something of context
-_SAMPLE_ROWS = 4096  # training rows whose tokens are counted; a corpus may have billions
 
 
 class PlateauWatch:
@@ -34,7 +33,7 @@ class PlateauWatch:
             return None
         if self._unigram_loss is None:
             rows = self._recipe.evaluation.max_rows
-            self._unigram_loss = held_out_unigram_loss(self._recipe, self._corpus, rows, _SAMPLE_ROWS)
+            self._unigram_loss = held_out_unigram_loss(self._recipe, self._corpus, rows, SAMPLE_ROWS)
         if loss < _OFF_PLATEAU * self._unigram_loss or self._was_told():
             return None
         self._run.add_event(
