@@ -31,7 +31,7 @@ corpora/demo/manifest.json: | $(READY)
 		--length 64 --valid-fraction 0.02
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(READY)
 	$(PY) -m ruff format --check .

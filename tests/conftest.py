@@ -23,16 +23,24 @@ if not torch.cuda.is_available():
         patch.setenv("TRITON_INTERPRET", "1")
         import triton  # noqa: F401
 
+_SLURM_TESTS = Path(__file__).parent / "slurm"
+
 settings.register_profile("lodestar", deadline=None, derandomize=True, database=None)
 settings.load_profile("lodestar")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped where there is none."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    """Tests marked `gpu` are skipped where there is none; those that share fixtures share a process.
+
+    With several processes (pytest-xdist) a file's tests stay together, and those with SLURM share one
+    cluster. They wait the longest, so they begin first.
+    """
+    for item in items:
+        with_slurm = _SLURM_TESTS in item.path.parents
+        item.add_marker(pytest.mark.xdist_group("slurm" if with_slurm else str(item.path)))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    items.sort(key=lambda item: _SLURM_TESTS not in item.path.parents)
 
 
 TINY_LENGTH = 32
