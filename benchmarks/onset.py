@@ -150,11 +150,11 @@ class Study:
         objective, valid = total / batch.num_predictions, targets.count_valid()
         guidance = None
         if self.variant.clip == "separate" or self.variant.control_variate:
-            guidance = self._guidance_gradient(guided, terms, valid)
+            guidance = self.guidance_gradient(guided, terms, valid)
             total = objective
         else:
             total = objective + self.variant.factor * self.guidance.loss(guided, terms.errors, valid)
-        gradients, norm, kept = self._clip(self._gradient(total), guidance)
+        gradients, norm, kept = self._clip(self.gradient(total), guidance)
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
@@ -178,20 +178,20 @@ class Study:
         estimated = self.guided_step(step)
         for guided in (estimated, replace(estimated, layers=everything, row_stride=1)):
             *_, terms = forward(self.module, batch, guided, targets)
-            found.append(self._gradient(self.guidance.loss(guided, terms.errors, targets.count_valid())))
+            found.append(self.gradient(self.guidance.loss(guided, terms.errors, targets.count_valid())))
         return {
             part: _distance([g for g, n in zip(found[0], self.names) if chosen(n)],
                             [g for g, n in zip(found[1], self.names) if chosen(n)])
             for part, chosen in _PARTS.items()
         }  # fmt: skip
 
-    def _guidance_gradient(
+    def guidance_gradient(
         self, guided: GuidedStep, terms: GuidanceTerms, valid: torch.Tensor
     ) -> Gradients | None:
         if not guided.layers:
             return None
         if not self.variant.control_variate:
-            return self._gradient(
+            return self.gradient(
                 self.variant.factor * self.guidance.loss(guided, terms.errors, valid), keep_graph=True
             )
         estimate = [torch.zeros_like(p) for p in self.parameters]
@@ -200,24 +200,24 @@ class Study:
         for place, layer in enumerate(guided.layers):
             alone = replace(guided, layers=(replace(layer, probability=1.0),))
             total = self.guidance.loss(alone, terms.errors[place : place + 1], valid)
-            now = self._gradient(total, keep_graph=True)
+            now = self.gradient(total, keep_graph=True)
             _add(estimate, now, 1.0 / layer.probability)
             if layer.layer in self.seen:
                 _add(estimate, self.seen[layer.layer], -1.0 / layer.probability)
             self.seen[layer.layer] = now
         return estimate
 
-    def _gradient(self, loss: torch.Tensor, keep_graph: bool = False) -> Gradients:
+    def gradient(self, loss: torch.Tensor, keep_graph: bool = False) -> Gradients:
         found = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.parameters)]
 
     def _clip(self, own: Gradients, guidance: Gradients | None) -> tuple[Gradients, float, float]:
         """The gradient to apply, the norm before clipping and the share of it that was left."""
         if guidance is not None and self.variant.clip == "separate":
-            own, guidance = _scaled(own, _share_left(own)), _scaled(guidance, _share_left(guidance))
+            own, guidance = _scaled(own, share_left(own)), _scaled(guidance, share_left(guidance))
         both = own if guidance is None else [a + b for a, b in zip(own, guidance)]
-        norm = _norm(both)
-        left = _share_left(both) if self.variant.clip == "joint" else 1.0
+        norm = norm_of(both)
+        left = share_left(both) if self.variant.clip == "joint" else 1.0
         return _scaled(both, left), norm, left
 
 
@@ -232,16 +232,16 @@ def _add(total: Gradients, part: Gradients, factor: float) -> None:
         a.add_(b, alpha=factor)
 
 
-def _norm(gradients: Gradients) -> float:
+def norm_of(gradients: Gradients) -> float:
     return math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
 
 
 def _distance(estimate: Gradients, exact: Gradients) -> float:
-    return _norm([a - b for a, b in zip(estimate, exact)]) / max(_norm(exact), 1e-30)
+    return norm_of([a - b for a, b in zip(estimate, exact)]) / max(norm_of(exact), 1e-30)
 
 
-def _share_left(gradients: Gradients) -> float:
-    return min(1.0, _CLIP / max(_norm(gradients), 1e-30))
+def share_left(gradients: Gradients) -> float:
+    return min(1.0, _CLIP / max(norm_of(gradients), 1e-30))
 
 
 def _scaled(gradients: Gradients, factor: float) -> Gradients:

@@ -28,6 +28,8 @@ class StudyPlan:
     arguments: tuple[str, ...]
 
 
+# As Clark et al. (2019) saw it in trained encoders: neighbours below, delimiters and sentence ends above.
+_DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1, first: 1}, 3-: {next: 1, delimiters: 1, sentence_ends: 1}}"
 _GUIDED = ("--vary", "guidance.weight=0,7")
 STUDIES = {
     "depth": StudyPlan(
@@ -45,6 +47,15 @@ STUDIES = {
     "scarce": StudyPlan(
         "Does it help more when text is scarce?",
         (*_GUIDED, "--vary", "data.train_share=0.01,0.05,0.2", "--seeds", "3"),
+    ),
+    "language": StudyPlan(
+        "And when a language has little text at all? For a task afterwards, see benchmarks.downstream.",
+        (
+            *("--arm", "unguided", "guidance.weight=0"),
+            *("--arm", "default"),
+            *("--arm", "not pretrained", "guidance.weight=0", "train.num_steps=1"),
+            *("--seeds", "3", "--set", "train.num_steps=1200", "--set", "checkpoint.every_steps=1200"),
+        ),
     ),
     "controls": StudyPlan(
         "Is it the patterns that help, or any sparse attention? Which of them? Are sampled layers as good?",
@@ -67,8 +78,11 @@ STUDIES = {
             *("--arm", "cross-entropy", "guidance.error=cross_entropy"),
             *("--arm", "published loss", "guidance.normalization=authors", "guidance.alpha=100"),
             *("--arm", "to 0 at half", "guidance.plateau=0.25", "guidance.end=0.5"),
+            *("--arm", "falling from the start", "guidance.plateau=0.0"),
+            *("--arm", "constant weight", "guidance.plateau=1.0"),
             *("--arm", "lowest 3 of 6 layers", "guidance.layers=3"),
             *("--arm", "highest 3 of 6 layers", "guidance.layers=[3, 4, 5]"),
+            *("--arm", "delimiters above", f"guidance.heads={_DELIMITERS_ABOVE}"),
             *("--arm", "bias", "guidance.method=bias"),
             *("--seeds", "2"),
         ),
@@ -79,7 +93,7 @@ STUDIES = {
     ),
     "extremes": StudyPlan(
         "Does guidance with its defaults ever end worse than none? For corpora of several row lengths.",
-        (*_GUIDED, "--vary", "model.num_layers=2,16", "--seeds", "1"),
+        (*_GUIDED, "--vary", "model.num_layers=2,16", "--seeds", "2"),
     ),
 }
 _SCALES: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,15 @@ from pipeline.runs.run_dir import RunDir
 from pipeline.study import runs
 from pipeline.study.grid import Cell
 from pipeline.study.runs import Outcome, StudyRun, run_all
-from tests.e2e.running import losses, overrides, read_metrics, start_command, train
+from tests.e2e.running import (
+    last_evaluation,
+    losses,
+    overrides,
+    read_metrics,
+    run_command,
+    start_command,
+    train,
+)
 
 GRID = ["--vary", "guidance.weight=0,7", "--seeds", "2"]
 
@@ -125,6 +133,25 @@ def test_runs_of_another_corpus_or_other_held_out_rows_are_not_mixed_in(
 ):
     assert study(recipe, finished, "--set", change.format(short=short_corpus)) == 64
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_its_runs_are_compared_on_a_task(finished, tmp_path):
+    pairs = [{"sentence_good": f"It {verb}s.", "sentence_bad": f"It {verb}."} for verb in ("work", "run")]
+    about = {"linguistics_term": "agreement", "field": "syntax", "UID": "verbs"}
+    (tmp_path / "blimp").mkdir()
+    lines = [json.dumps(pair | about) + "\n" for pair in pairs]
+    (tmp_path / "blimp" / "verbs.jsonl").write_text("".join(lines))
+    out = tmp_path / "new" / "blimp.json"
+    options = ["--task", "blimp", "--data", str(tmp_path / "blimp"), "--out", str(out)]
+    ended = run_command([sys.executable, "-m", "benchmarks.downstream", str(finished), *options])
+    assert ended.code == 0, ended.output
+    baseline, guided = json.loads(out.read_text())["cells"]
+    scores = [last_evaluation(path, "blimp")["numbers"]["accuracy"] for path in run_dirs(finished)]
+    assert [*baseline["scores"].values(), *guided["scores"].values()] == scores
+    assert baseline["difference"] is None
+    assert guided["difference"]["num_pairs"] == 2
+    assert guided["difference"]["mean"] == pytest.approx(sum(scores[2:]) / 2 - sum(scores[:2]) / 2)
 
 
 @pytest.mark.slow
