@@ -3,10 +3,11 @@
     python -m benchmarks.onset CORPUS [--steps 400] [--variants dense,sampled,...] [--out DIR]
 
 Trains the demo's encoder on a prepared corpus once per variant, on the same rows, masks and initialization,
-and reports when the patterns formed (nine in ten patterns of layers with half of their attention on target),
-the loss on held-out rows at the end, and how the gradient looked in the first hundred steps: its norm before
-clipping, the share of it that clipping left, and the noise of the guidance gradient, |g - dense| / |dense|,
-on the position embeddings (which all layers share) and on the query and key matrices.
+with squared errors as published, and reports when the patterns formed (nine in ten patterns of layers with
+half of their attention on target), the loss on held-out rows at the end, and how the gradient looked in the
+first hundred steps: its norm before clipping, the share of it that clipping left, and the noise of the
+guidance gradient, |g - dense| / |dense|, on the position embeddings (which all layers share) and on the query
+and key matrices.
 
 The loop is plain PyTorch (AdamW, one process), so that gradients of objective and guidance can be had
 apart. Prints a table and, as its last line, one JSON object; with --out also a figure.
@@ -70,6 +71,7 @@ class Variant:
     control_variate: bool = False
 
 
+_SQUARED = ("guidance.error=squared", "guidance.weight=7.0")  # as published
 _SAMPLED: dict[str, Any] = {"guidance.dense": 0, "guidance.layers_per_step": 2}
 VARIANTS = {
     "unguided": Variant(about="no guidance", settings={"guidance.weight": 0.0}),
@@ -100,7 +102,7 @@ class Study:
     """One variant's model and training."""
 
     def __init__(self, variant: Variant, corpus_dir: str, overrides: Sequence[str]) -> None:
-        settings = read_settings(find_recipe("demo"), [f"corpus={corpus_dir}", *overrides])
+        settings = read_settings(find_recipe("demo"), [f"corpus={corpus_dir}", *_SQUARED, *overrides])
         for key, value in variant.settings.items():
             section, name = key.split(".")
             settings[section] = {**settings[section], name: value}

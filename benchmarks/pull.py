@@ -46,17 +46,21 @@ class PullVariant(Variant):
     moves_embeddings: bool = True
 
 
+_DEFAULT = {"guidance.error": "cross_entropy", "guidance.weight": 0.2}
+
+
+def _strong(about: str, **changes: Any) -> PullVariant:
+    return PullVariant(about=about, settings=_DEFAULT, factor=_STRONG, **changes)
+
+
 VARIANTS = {
     "unguided": PullVariant(about="no guidance", settings={"guidance.weight": 0.0}),
-    "default": PullVariant(about="default weight"),
-    "strong": PullVariant(about="16 times the weight", factor=_STRONG),
-    "apart": PullVariant(about="16 times, both gradients clipped apart", factor=_STRONG, clip="separate"),
-    "unclipped": PullVariant(about="16 times, nothing clipped", factor=_STRONG, clip="none"),
-    "embeddings": PullVariant(
-        about="16 times, but not on the embeddings",
-        factor=_STRONG,
-        clip="separate",
-        moves_embeddings=False,
+    "default": PullVariant(about="default weight", settings=_DEFAULT),
+    "strong": _strong("16 times the weight"),
+    "apart": _strong("16 times, both gradients clipped apart", clip="separate"),
+    "unclipped": _strong("16 times, nothing clipped", clip="none"),
+    "embeddings": _strong(
+        "16 times, clipped apart, not on the embeddings", clip="separate", moves_embeddings=False
     ),
 }
 

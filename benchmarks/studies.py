@@ -30,11 +30,11 @@ class StudyPlan:
 
 # As Clark et al. (2019) saw it in trained encoders: neighbours below, delimiters and sentence ends above.
 _DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1, first: 1}, 3-: {next: 1, delimiters: 1, sentence_ends: 1}}"
-_GUIDED = ("--vary", "guidance.weight=0,7")
+_GUIDED = ("--vary", "guidance.weight=0,0.2")
 STUDIES = {
     "depth": StudyPlan(
         "How much sooner is the unguided run's final loss reached, at which depth?",
-        (*_GUIDED, "--vary", "model.num_layers=4,8,12,16", "--seeds", "3"),
+        (*_GUIDED, "--vary", "model.num_layers=2,4,8,12,16", "--seeds", "3"),
     ),
     "sensitivity": StudyPlan(
         "Does guidance make training less touchy about learning rate and warm-up?",
@@ -66,6 +66,7 @@ STUDIES = {
             *("--arm", "next only", "guidance.heads={next: 1}"),
             *("--arm", "previous only", "guidance.heads={previous: 1}"),
             *("--arm", "first only", "guidance.heads={first: 1}"),
+            *("--arm", "next and previous", "guidance.heads={next: 1, previous: 1}"),
             *("--arm", "all layers to the end", "guidance.layers_per_step=null"),
             *("--seeds", "3"),
         ),
@@ -75,7 +76,7 @@ STUDIES = {
         (
             *("--arm", "unguided", "guidance.weight=0"),
             *("--arm", "default"),
-            *("--arm", "cross-entropy", "guidance.error=cross_entropy"),
+            *("--arm", "squared error", "guidance.error=squared"),
             *("--arm", "published loss", "guidance.normalization=authors", "guidance.alpha=100"),
             *("--arm", "to 0 at half", "guidance.plateau=0.25", "guidance.end=0.5"),
             *("--arm", "falling from the start", "guidance.plateau=0.0"),
@@ -89,7 +90,7 @@ STUDIES = {
     ),
     "strength": StudyPlan(
         "How strong may the pull be?",
-        ("--vary", "guidance.weight=0,0.7,7,28,112", "--seeds", "2"),
+        ("--vary", "guidance.weight=0,0.02,0.2,0.8,3.2", "--seeds", "2"),
     ),
     "extremes": StudyPlan(
         "Does guidance with its defaults ever end worse than none? For corpora of several row lengths.",

@@ -98,7 +98,7 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
     allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
     as_published = guidance.normalization == "authors"
     keep = 1.0 - attention_dropout(model.config) if as_published else 1.0
-    guide = AttentionGuide(allocation, LossForm(name=guidance.error, keep=keep), as_published)
+    guide = AttentionGuide(allocation, LossForm(name=guidance.row_error, keep=keep), as_published)
     return PretrainingModule(model, recipe.objective.kind, guide)
 
 
@@ -155,5 +155,5 @@ def guidance_weight(recipe: Recipe, allocation: Allocation, sequence_length: int
         return 0.0
     if guidance.alpha is not None:
         return weight_of_alpha(guidance.alpha, allocation.num_layer_types, sequence_length)
-    weight = DEFAULT_WEIGHTS[guidance.error] if guidance.weight is None else guidance.weight
-    return scaled_weight(weight, guidance.error, sequence_length)
+    weight = DEFAULT_WEIGHTS[guidance.row_error] if guidance.weight is None else guidance.weight
+    return scaled_weight(weight, guidance.row_error, sequence_length)

@@ -66,6 +66,7 @@ def _check_layers_per_step(value: Any) -> Any:
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+RowError = Literal["squared", "cross_entropy"]
 Heads = Annotated[str | dict[str, Any], BeforeValidator(_check_heads)]
 Dense = Annotated[str | int | float, BeforeValidator(_check_dense)]
 GuidedLayers = Annotated[int | list[int] | str, BeforeValidator(_check_layers)]
@@ -132,12 +133,16 @@ class GuidanceSection(Section):
     delimiters: TokenTexts = Field(list(CLS_AND_SEP), description="tokens of the pattern 'delimiters'")
     sentence_ends: TokenTexts = Field([".", "!", "?"], description="tokens of the pattern 'sentence_ends'")
     method: Literal["loss", "bias"] = Field("loss", description="bias: add to the targets' scores instead")
-    error: Literal["squared", "cross_entropy"] = "squared"
+    error: RowError | None = Field(
+        None,
+        description="of a row: cross_entropy or squared; default: cross_entropy, but squared, as published, "
+        "with alpha or normalization 'authors'",
+    )
     normalization: Literal["mean", "authors"] = Field("mean", description="authors: as in the published code")
     weight: Annotated[float, Field(ge=0.0)] | None = Field(
         None,
-        description="factor on the mean row error; default: 7.0 for squared errors (meant for rows of 512 "
-        "tokens and scaled by T/512), 0.03 for cross_entropy (as it is)",
+        description="factor on the mean row error; default: 0.2 for cross_entropy (whatever the length of "
+        "rows), 7.0 for squared errors (meant for rows of 512 tokens and scaled by T/512)",
     )
     alpha: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="the weight in the authors' unit, for rows as they are; instead of weight"
@@ -160,6 +165,13 @@ class GuidanceSection(Section):
         None, description="chances of the guided layers relative to each other; default: equal"
     )
     row_stride: PositiveInt = Field(1, description="afterwards one query row in so many counts")
+
+    @property
+    def row_error(self) -> RowError:
+        """The error of a row: `error`, or its default."""
+        if self.error is not None:
+            return self.error
+        return "squared" if self.alpha is not None or self.normalization == "authors" else "cross_entropy"
 
     @property
     def acts_by(self) -> Literal["loss", "bias"] | None:

@@ -74,8 +74,9 @@ def test_patterns_of_tokens_have_the_tokens_of_the_corpus(make_recipe: MakeRecip
 @pytest.mark.parametrize(
     ("settings", "form", "as_published"),
     [
-        ({}, LossForm(name="squared", keep=1.0), False),
-        ({"error": "cross_entropy"}, LossForm(name="cross_entropy", keep=1.0), False),
+        ({}, LossForm(name="cross_entropy", keep=1.0), False),
+        ({"error": "squared"}, LossForm(name="squared", keep=1.0), False),
+        ({"alpha": 100.0}, LossForm(name="squared", keep=1.0), False),
         ({"normalization": "authors"}, LossForm(name="squared", keep=0.75), True),
     ],
 )
@@ -107,11 +108,12 @@ def test_normalization_reaches_the_loss(make_recipe: MakeRecipe) -> None:
 @pytest.mark.parametrize(
     ("settings", "weight"),
     [
-        ({}, 7.0 * 64 / 512),
-        ({"weight": 3.0}, 3.0 * 64 / 512),
+        ({}, 0.2),
+        ({"weight": 0.5}, 0.5),
         ({"weight": 0.0}, 0.0),
-        ({"error": "cross_entropy"}, 0.03),
-        ({"error": "cross_entropy", "weight": 0.5}, 0.5),
+        ({"error": "squared"}, 7.0 * 64 / 512),
+        ({"error": "squared", "weight": 3.0}, 3.0 * 64 / 512),
+        ({"normalization": "authors"}, 7.0 * 64 / 512),
         ({"alpha": 100.0}, 100.0 * 4 / 64),  # 2 layers of 2 types
         ({"alpha": 100.0, "layers": [1]}, 100.0 * 2 / 64),
         ({"alpha": 100.0, "normalization": "authors"}, 100.0 * 4 / 64),
@@ -231,8 +233,8 @@ def test_model_takes_the_longest_rows_of_any_phase(
 def test_weight_is_that_of_the_rows_in_each_phase(make_recipe: MakeRecipe) -> None:
     """The weight of a squared error is scaled by T/512; alpha is one of rows as they are."""
     for guidance, weights in (
-        ({"weight": 8.0}, [0.25, 0.25, 0.5]),
-        ({"weight": 0.04, "error": "cross_entropy"}, [0.04, 0.04, 0.04]),
+        ({"weight": 8.0, "error": "squared"}, [0.25, 0.25, 0.5]),
+        ({"weight": 0.04}, [0.04, 0.04, 0.04]),
         ({"weight": ..., "alpha": 16.0}, [2.0, 2.0, 1.0]),  # two layers of one type
     ):
         overrides = {f"guidance.{key}": value for key, value in guidance.items()}

@@ -125,7 +125,8 @@ def test_a_bias_costs_a_mask_for_every_guided_layer(make_recipe: MakeRecipe) -> 
 
 def test_guidance_in_numbers(make_recipe: MakeRecipe) -> None:
     """The weight as it acts on rows of 32 tokens, and the authors' alpha: their loss is a mean over n x n."""
-    by_weight = plan(make_recipe({"guidance.weight": 7.0, "guidance.heads": {"next": 1, "first": 2}}))
+    squared = {"error": "squared", "weight": 7.0, "heads": {"next": 1, "first": 2}}
+    by_weight = plan(make_recipe({"guidance": squared}))
     by_alpha = plan(
         make_recipe(
             {"guidance": {"heads": {"0-0": {"next": 1}, "1-": {"last": 2, "self": 2}}, "alpha": 10.0}}
@@ -163,10 +164,10 @@ def test_without_guidance_it_has_no_numbers(make_recipe: MakeRecipe, guidance: d
 
 def test_other_guidance_has_no_alpha(make_recipe: MakeRecipe) -> None:
     bias = plan(make_recipe({"guidance": {"heads": {"next": 1}, "method": "bias", "bias": 5.0}}))["guidance"]
-    entropy = plan(make_recipe({"guidance": {"heads": {"next": 1}, "error": "cross_entropy"}}))["guidance"]
+    entropy = plan(make_recipe({"guidance": {"heads": {"next": 1}}}))["guidance"]
 
     assert (bias["factor"], bias["alpha"], bias["bias"]) == (None, None, 5.0)
-    assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.03, None, None)
+    assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.2, None, None)
 
 
 def test_plan_is_printed_as_one_json_object(
@@ -186,7 +187,8 @@ def test_plan_is_printed_as_one_json_object(
 def test_plan_is_printed_for_people(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(str(write_recipe(tiny_recipe())), [], 1, on_cuda=False, as_json=False)
+    squared = {"guidance.error": "squared", "guidance.weight": 7.0}
+    print_plan(str(write_recipe(tiny_recipe(squared))), [], 1, on_cuda=False, as_json=False)
 
     text = capsys.readouterr().out
     assert "parameters" in text
