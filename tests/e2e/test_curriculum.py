@@ -31,7 +31,7 @@ def make(recipe_file, short_corpus) -> Callable[..., Path]:
     def write(**sections: dict) -> Path:
         settings = {
             "model": {"dropout": 0.1, "attention_dropout": 0.1},
-            "guidance": {"plateau": 1.0, "dense": 4, "layers_per_step": 1},
+            "guidance": {"error": "squared", "weight": 7.0, "plateau": 1.0, "dense": 4, "layers_per_step": 1},
             "train": {"num_steps": NUM_STEPS, "micro_batch_size": 2, "deepspeed": "zero2"},
             "data": {"num_workers": 1},
             "evaluation": {"every_steps": 5},
