@@ -29,7 +29,7 @@ class StudyPlan:
 
 
 # As Clark et al. (2019) saw it in trained encoders: neighbours below, delimiters and sentence ends above.
-_DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1, first: 1}, 3-: {next: 1, delimiters: 1, sentence_ends: 1}}"
+_DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1}, 3-: {delimiters: 1, sentence_ends: 1}}"
 _GUIDED = ("--vary", "guidance.weight=0,0.2")
 STUDIES = {
     "depth": StudyPlan(
@@ -62,11 +62,11 @@ STUDIES = {
         (
             *("--arm", "unguided", "guidance.weight=0"),
             *("--arm", "default"),
-            *("--arm", "random keys", "guidance.heads={random-1: 1, random-2: 1, random-3: 1}"),
+            *("--arm", "random keys", "guidance.heads={random-1: 1, random-2: 1}"),
             *("--arm", "next only", "guidance.heads={next: 1}"),
             *("--arm", "previous only", "guidance.heads={previous: 1}"),
             *("--arm", "first only", "guidance.heads={first: 1}"),
-            *("--arm", "next and previous", "guidance.heads={next: 1, previous: 1}"),
+            *("--arm", "with first", "guidance.heads={next: 1, previous: 1, first: 1}"),
             *("--arm", "all layers to the end", "guidance.layers_per_step=null"),
             *("--seeds", "3"),
         ),
