@@ -119,6 +119,7 @@ def main() -> int:
         "--scale", choices=tuple(_SCALES), default="cpu", help="size of the runs (default: cpu)"
     )
     parser.add_argument("--parallel", metavar="N", help="runs at a time (default: 2 on CPU, 1 on a GPU)")
+    parser.add_argument("--seeds", metavar="N", help="runs of each cell (default: the study's own number)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-STUDY-SCALE")
     parser.add_argument("--name", help="of the results (default: STUDY-SCALE)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -129,7 +130,8 @@ def main() -> int:
     overrides = [f"corpus={arguments.corpus}", *_SCALES[arguments.scale], *arguments.overrides]
     command = [sys.executable, "-m", "pipeline", "study", "small", "--out", str(out)]
     parallel = arguments.parallel or ("2" if arguments.scale == "cpu" else "1")
-    command += [*plan.arguments, "--parallel", parallel]
+    command += [*plan.arguments, *(["--seeds", arguments.seeds] if arguments.seeds else [])]
+    command += ["--parallel", parallel]
     command += [part for override in overrides for part in ("--set", override)]
     code = subprocess.run(command).returncode
     if code == 0:
