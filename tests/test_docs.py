@@ -38,8 +38,9 @@ def test_values_called_defaults_are_the_defaults():
     shown = yaml.safe_load(block)["guidance"]
     assert shown.pop("end") == 1.0  # the same as null: at the last step
     assert shown == {key: SCHEMA[key].default for key in shown}
-    assert f"`error: {SCHEMA['error'].default}` (the default" in GUIDANCE
-    assert f"default weight, {DEFAULT_WEIGHTS['cross_entropy']}," in GUIDANCE
+    assert f"`error: {GuidanceSection().row_error}` (the default" in GUIDANCE
+    assert f"For cross-entropy, where it is {DEFAULT_WEIGHTS['cross_entropy']} by\ndefault" in GUIDANCE
+    assert f"For squared errors, where it is {DEFAULT_WEIGHTS['squared']}, it" in GUIDANCE
     assert f"`bias` (default {SCHEMA['bias'].default})" in GUIDANCE
 
 

@@ -64,10 +64,10 @@ def explain(step: int, loss: float, unigram_loss: float, formed_step: int | None
     """The warning."""
     if formed_step is None:
         cause = "the guided patterns have not formed in the time of full weight"
-        advice = "guide fewer heads or layers, or set guidance.weight to 0 and compare"
+        advice = "guide fewer patterns (next and previous alone) or layers, or compare with guidance.weight=0"
     else:
         cause = f"the guided patterns formed at step {formed_step}"
-        advice = "the pull may be too strong: lower guidance.weight, or let it end earlier (guidance.end)"
+        advice = "lower guidance.weight, or guide fewer patterns (next and previous alone) or layers"
     return (
         f"step {step}: {cause}, but the held-out loss, {loss:.3f}, is still that of a model that knows only "
         f"how frequent tokens are ({unigram_loss:.3f}); {advice}"
