@@ -58,7 +58,7 @@ def write_recipe(path: Path, corpus: Path, hidden_size: int, batch: int, num_ste
             "num_heads": heads,
             "intermediate_size": 4 * hidden_size,
         },
-        "guidance": {"heads": {"next": 1}, "weight": 0.2},
+        "guidance": {"heads": {"next": 1}, "weight": 0.1},
         "train": {
             "num_steps": num_steps,
             "global_batch_size": batch,

@@ -38,7 +38,7 @@ from pipeline.runs.run_dir import describe_machine
 _STEPS, _SAVE_AT = 3, 1
 _MEBIBYTE = 2**20
 _SMALL = {"num_layers": 8, "hidden_size": 256, "num_heads": 4}
-_GUIDANCE = {"heads": {"next": 1, "previous": 1}, "weight": 0.2}
+_GUIDANCE = {"heads": {"next": 1, "previous": 1}, "weight": 0.1}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class PullVariant(Variant):
     moves_embeddings: bool = True
 
 
-_DEFAULT = {"guidance.error": "cross_entropy", "guidance.weight": 0.2}
+_DEFAULT = {"guidance.error": "cross_entropy", "guidance.weight": 0.1}
 
 
 def _strong(about: str, **changes: Any) -> PullVariant:

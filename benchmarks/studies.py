@@ -30,7 +30,7 @@ class StudyPlan:
 
 # As Clark et al. (2019) saw it in trained encoders: neighbours below, delimiters and sentence ends above.
 _DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1}, 3-: {delimiters: 1, sentence_ends: 1}}"
-_GUIDED = ("--vary", "guidance.weight=0,0.2")
+_GUIDED = ("--vary", "guidance.weight=0,0.1")
 STUDIES = {
     "depth": StudyPlan(
         "How much sooner is the unguided run's final loss reached, at which depth?",
@@ -90,7 +90,7 @@ STUDIES = {
     ),
     "strength": StudyPlan(
         "How strong may the pull be?",
-        ("--vary", "guidance.weight=0,0.02,0.2,0.8,3.2", "--seeds", "2"),
+        ("--vary", "guidance.weight=0,0.01,0.1,0.4,1.6", "--seeds", "2"),
     ),
     "extremes": StudyPlan(
         "Does guidance with its defaults ever end worse than none? For corpora of several row lengths.",

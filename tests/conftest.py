@@ -55,7 +55,7 @@ TINY_RECIPE: dict[str, Any] = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
     },
-    "guidance": {"heads": {"next": 1, "previous": 1, "first": 1}, "weight": 0.2},
+    "guidance": {"heads": {"next": 1, "previous": 1, "first": 1}, "weight": 0.1},
     "optimizer": {"learning_rate": 1e-3},
     "train": {
         "num_steps": 12,

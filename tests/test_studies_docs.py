@@ -12,6 +12,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "studies"
 STUDIES = re.findall(r"<!-- numbers of ([\w-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
 
 
+DOWNSTREAM = re.findall(r"<!-- scores of ([\w/-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
+
+
 def rows_of(table: str) -> list[dict[str, str]]:
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return [dict(zip(header, row)) for row in rows]
@@ -25,7 +28,10 @@ def cell_of(results: dict, row: dict[str, str]) -> dict:
 
 
 def test_there_are_tables():
-    assert {"depth-cpu", "controls-cpu", "sensitivity-cpu"} <= {name for name, _ in STUDIES}
+    told = {name for name, _ in STUDIES}
+    assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce", "strength")}
+    assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "forms-cpu", "language-cpu"}
+    assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify"]
 
 
 @pytest.mark.parametrize(("name", "table"), STUDIES)
@@ -47,6 +53,36 @@ def test_numbers_are_those_of_the_results(name, table):
         if steps is not None and steps["num"] < cell["num_compared"]:
             reached += f" ({steps['num']} of {cell['num_compared']})"
         assert row["steps"] == reached, row
+
+
+@pytest.mark.parametrize(("name", "table"), DOWNSTREAM)
+def test_scores_are_those_of_the_results(name, table):
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = rows_of(table)
+    assert len(rows) == len(results["cells"])
+    for row, cell in zip(rows, results["cells"]):
+        spread, difference = cell["spread"], cell["difference"]
+        assert row["arm"] == cell["labels"][0]
+        assert row["score"] == f"{spread['mean']:.3f} ± {spread['std']:.3f}", row
+        told = "-" if difference is None else f"{difference['mean']:+.3f}"
+        assert row["difference"] == told, row
+        if difference is not None:
+            assert row["95 % interval"] == "{:+.3f} to {:+.3f}".format(*difference["interval"]), row
+
+
+def test_no_default_ends_half_a_percent_above_none():
+    """The promise of docs/studies.md, of every study that trained with the defaults."""
+    checked = 0
+    for name, _ in STUDIES:
+        results = json.loads((RESULTS / name / "study_results.json").read_text())
+        for cell in results["cells"]:
+            is_default = cell["settings"].get("guidance.weight", 0.1) == 0.1 and not any(
+                key.startswith("guidance.") and key != "guidance.weight" for key in cell["settings"]
+            )
+            if is_default and cell["difference"] is not None:
+                assert cell["difference"]["relative_percent"] <= 0.5, (name, cell["labels"])
+                checked += 1
+    assert checked >= 20
 
 
 def test_studies_named_exist_and_figures_are_there():

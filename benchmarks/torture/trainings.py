@@ -32,7 +32,7 @@ def write_settings(corpus: Path) -> dict[str, Any]:
             "dropout": 0.0,
             "attention_dropout": 0.0,
         },
-        "guidance": {"heads": {"next": 1, "first": 1}, "weight": 0.2, "dense": 40, "layers_per_step": 1},
+        "guidance": {"heads": {"next": 1, "first": 1}, "weight": 0.1, "dense": 40, "layers_per_step": 1},
         "train": {
             "num_steps": NUM_STEPS,
             "global_batch_size": 8,

@@ -15,11 +15,11 @@ several machines that share DIR, or in an array of jobs, shares the runs out: ea
 works on.
 
 examples:
-  python -m pipeline study demo --out runs/weights --vary guidance.weight=0,0.2 --seeds 3
-  python -m pipeline study demo --out runs/depth --vary guidance.weight=0,0.2 --vary model.num_layers=4,12
+  python -m pipeline study demo --out runs/weights --vary guidance.weight=0,0.1 --seeds 3
+  python -m pipeline study demo --out runs/depth --vary guidance.weight=0,0.1 --vary model.num_layers=4,12
   python -m pipeline study demo --out runs/controls --arm unguided guidance.weight=0 --arm default \\
       --arm 'next only' 'guidance.heads={next: 3}'
-  sbatch --array=0-7 slurm/study.sbatch demo --out runs/weights --vary guidance.weight=0,0.2 --seeds 3
+  sbatch --array=0-7 slurm/study.sbatch demo --out runs/weights --vary guidance.weight=0,0.1 --seeds 3
 """
 
 

@@ -35,7 +35,7 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
         yield Problem(
             ("guidance.alpha", "guidance.error"),
             f"found {guidance.alpha:g}; alpha is the published weight of a squared error; write weight, of a "
-            "size of 0.2, for cross_entropy",
+            "size of 0.1, for cross_entropy",
         )
     if guidance.error == "cross_entropy" and guidance.normalization == "authors":
         yield Problem(

@@ -141,7 +141,7 @@ class GuidanceSection(Section):
     normalization: Literal["mean", "authors"] = Field("mean", description="authors: as in the published code")
     weight: Annotated[float, Field(ge=0.0)] | None = Field(
         None,
-        description="factor on the mean row error; default: 0.2 for cross_entropy (whatever the length of "
+        description="factor on the mean row error; default: 0.1 for cross_entropy (whatever the length of "
         "rows), 7.0 for squared errors (meant for rows of 512 tokens and scaled by T/512)",
     )
     alpha: Annotated[float, Field(ge=0.0)] | None = Field(

@@ -21,7 +21,7 @@ _LAYER_STREAM = 0x6C617972  # keeps these draws independent of masks and row ord
 _ROW_STREAM = 0x726F7773
 
 REFERENCE_LENGTH = 512  # recipes give the weight of a squared error for rows of this length
-DEFAULT_WEIGHTS = {"cross_entropy": 0.2, "squared": 7.0}  # found by trial; the authors' for squared errors
+DEFAULT_WEIGHTS = {"cross_entropy": 0.1, "squared": 7.0}  # found by trial; the authors' for squared errors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ def _vary_axis(text: str) -> Axis:
     key, separator, listed = text.partition("=")
     values = _parse(f"--vary {text}", f"[{listed}]") if separator and key else None
     if not isinstance(values, list) or len(values) < 2:
-        raise UsageError(f"--vary {text}: write KEY=VALUE,VALUE, for example guidance.weight=0,0.2")
+        raise UsageError(f"--vary {text}: write KEY=VALUE,VALUE, for example guidance.weight=0,0.1")
     labels = tuple(_label(value) for value in values)
     if len(set(labels)) < len(labels):
         raise UsageError(f"--vary {text}: a value is there twice; write each once")

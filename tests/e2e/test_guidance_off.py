@@ -39,7 +39,7 @@ def test_weight_zero_equals_no_guidance_bit_for_bit(runs):
 
 def test_no_layer_is_looked_at_once_guidance_has_ended(runs):
     lines = read_metrics(runs / "guided")
-    assert [line["guidance_weight"] for line in lines] == [0.2] * 3 + [0.1, 0.0, 0.0]
+    assert [line["guidance_weight"] for line in lines] == [0.1] * 3 + [0.05, 0.0, 0.0]
     assert [line["guided_layers"] for line in lines] == [2, 2, 1, 1, 0, 0]  # sampled when the weight falls
     assert all(line["guidance_loss"] > 0 for line in lines[:4])
     for line in lines[4:]:

@@ -108,7 +108,7 @@ def test_normalization_reaches_the_loss(make_recipe: MakeRecipe) -> None:
 @pytest.mark.parametrize(
     ("settings", "weight"),
     [
-        ({}, 0.2),
+        ({}, 0.1),
         ({"weight": 0.5}, 0.5),
         ({"weight": 0.0}, 0.0),
         ({"error": "squared"}, 7.0 * 64 / 512),

@@ -167,7 +167,7 @@ def test_other_guidance_has_no_alpha(make_recipe: MakeRecipe) -> None:
     entropy = plan(make_recipe({"guidance": {"heads": {"next": 1}}}))["guidance"]
 
     assert (bias["factor"], bias["alpha"], bias["bias"]) == (None, None, 5.0)
-    assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.2, None, None)
+    assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.1, None, None)
 
 
 def test_plan_is_printed_as_one_json_object(
