@@ -48,6 +48,7 @@ bench: $(READY) corpora/demo/manifest.json
 	$(PY) -m benchmarks.resume demo --processes 2 --kill-at 25 --compare-until 40 \
 		--set run_dir=runs/bench-resume --set train.num_steps=50 --set checkpoint.every_steps=10
 	$(PY) -m benchmarks.onset corpora/demo --out runs/bench-onset
+	$(PY) -m benchmarks.pull corpora/demo --out runs/bench-pull
 	$(PY) -m benchmarks.prep
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.throughput
