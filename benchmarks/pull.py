@@ -136,8 +136,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(13, 3.6), constrained_layout=True)
     panels = {
-        "share": "guidance's share of the squared gradient norm",
-        "positions": "share of positions in the embeddings' variance",
+        "share": "guidance in the gradient",
+        "positions": "positions in the embeddings",
         "mass": "attention on target",
         "loss": "held-out loss (nats)",
     }

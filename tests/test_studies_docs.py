@@ -30,7 +30,7 @@ def cell_of(results: dict, row: dict[str, str]) -> dict:
 def test_there_are_tables():
     told = {name for name, _ in STUDIES}
     assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce")}
-    assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "forms-cpu", "language-cpu"}
+    assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "language-cpu"}
     assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify"]
 
 
