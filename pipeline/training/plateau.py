@@ -1,8 +1,8 @@
 """A warning when guided heads form, or fail to, while the model learns no more than how frequent tokens are.
 
 Early in training an encoder predicts what a unigram model would, and guidance is there to bring it off that
-plateau. It can also keep it there: a pull that is too strong does (docs/guidance.md says what is known of it), and
-so do heads that are pulled without ever forming. Both look the same from outside: guidance acts, and the
+plateau. It can also keep it there: a pull that is too strong does (see docs/guidance.md),
+and so do heads that are pulled without ever forming. Both look the same from outside: guidance acts, and the
 held-out loss stays where it was.
 """
 
