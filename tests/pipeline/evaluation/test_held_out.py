@@ -95,13 +95,15 @@ def test_loss_is_the_mean_over_all_asked_tokens(
     assert found["perplexity"] == pytest.approx(2.718281828 ** found["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("error", ["cross_entropy", "squared"])
 def test_error_and_mass_are_those_of_the_models_own_attention(
-    make_recipe: Callable[..., Recipe], corpus: Corpus
+    make_recipe: Callable[..., Recipe], corpus: Corpus, error: str
 ) -> None:
     """Against dense targets, head by head, in a table with single keys and sets of keys."""
     lower, upper = ["next", "next", "sentence_ends"], ["last", "next", "delimiters", "delimiters"]
     heads = {"0-0": Counter(lower), "1-1": Counter(upper)}
-    recipe = make_recipe({"guidance.heads": {layers: dict(counts) for layers, counts in heads.items()}})
+    table = {layers: dict(counts) for layers, counts in heads.items()}
+    recipe = make_recipe({"guidance.heads": table, "guidance.error": error})
     module = trained_a_little(recipe, corpus)
     found = measure(module, corpus, recipe, 8)
 
@@ -115,8 +117,10 @@ def test_error_and_mass_are_those_of_the_models_own_attention(
             target = dense_targets(name, batch, corpus)
             has_target = target.sum(-1) > 0
             probs, target = attentions[layer][:, head][has_target].detach(), target[has_target]
-            errors[name] += (probs - target).square().sum(-1).tolist()
-            mass[name, layer] += (probs * (target > 0)).sum(-1).tolist()
+            on_target = (probs * (target > 0)).sum(-1)
+            squared = (probs - target).square().sum(-1)
+            errors[name] += (squared if error == "squared" else -on_target.log()).tolist()
+            mass[name, layer] += on_target.tolist()
 
     for name in {*lower, *upper}:
         assert found["guidance_error"][name] == pytest.approx(fmean(errors[name]), rel=1e-4)
