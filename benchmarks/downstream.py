@@ -23,8 +23,9 @@ from benchmarks.output import tell
 from benchmarks.studies import RESULTS
 from pipeline.evaluation.results import newest_numbers, read_evaluations
 from pipeline.runs.run_dir import describe_machine
-from pipeline.study.comparison import paired_difference, spread_of
+from pipeline.study.comparison import Spread, paired_difference, spread_of
 from pipeline.study.results import CellResult, StudyResults, read_results
+from pipeline.study.table import aligned_table, render_spread
 
 SCORES = {"classify": "macro_f1", "tag": "f1", "glue": "average", "blimp": "accuracy"}
 Scores = dict[tuple[str, int], float]  # by the name of a cell and the seed of pretraining
@@ -95,20 +96,17 @@ def compare(cell: CellResult, scores: Scores) -> dict[str, Any]:
 def render(results: StudyResults, cells: Sequence[dict[str, Any]]) -> str:
     """A Markdown table."""
     axes = [axis.name for axis in results.axes]
-    lines = [f"| {' | '.join([*axes, 'score', 'difference', '95 % interval'])} |"]
-    lines.append("|---" * (len(axes) + 3) + "|")
+    rows = []
     for cell in cells:
-        spread, difference = cell["spread"], cell["difference"]
-        score = "-" if spread is None else f"{spread['mean']:.3f}"
-        if spread is not None and spread["std"] is not None:
-            score += f" ± {spread['std']:.3f}"
-        figures = [score, "-", "-"]
+        difference = cell["difference"]
+        figures = ["-", "-"]
         if difference is not None:
-            figures[1] = f"{difference['mean']:+.3f}"
+            figures[0] = f"{difference['mean']:+.3f}"
             if difference["interval"] is not None:
-                figures[2] = "{:+.3f} to {:+.3f}".format(*difference["interval"])
-        lines.append(f"| {' | '.join([*cell['labels'], *figures])} |")
-    return "\n".join(lines)
+                figures[1] = "{:+.3f} to {:+.3f}".format(*difference["interval"])
+        spread = None if cell["spread"] is None else Spread(**cell["spread"])
+        rows.append([*cell["labels"], render_spread(spread, 3), *figures])
+    return aligned_table([*axes, "score", "difference", "95 % interval"], rows, len(axes))
 
 
 if __name__ == "__main__":

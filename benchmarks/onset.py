@@ -18,7 +18,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from pipeline.build import Corpus, build_guidance, build_pretraining_module
 from pipeline.config.load import find_recipe, parse_recipe, raise_problems, read_settings
+from pipeline.data.batches import MicroBatch
 from pipeline.data.order import rows_of_step
 from pipeline.engine import PretrainingModule, forward, parameter_groups
 from pipeline.errors import UserError
@@ -36,13 +37,14 @@ from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
+from pipeline.guidance.targets import Targets
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import describe_machine
 from pipeline.training.learning_rate import learning_rate_at
 
 Gradients = list[torch.Tensor]
 _CLIP = 1.0
-_EVERY_STEPS = 25  # between evaluations
+EVERY_STEPS = 25  # between evaluations
 _HELD_OUT_TOKENS = 16_384
 _ALONE = Cluster(0, 0, 1, torch.device("cpu"))
 _NOISE_STEPS = range(20, 101, 20)
@@ -135,6 +137,15 @@ class Study:
             for is_fast, factor in ((False, 1.0), (True, self.variant.faster))
         ]
 
+    def batch_of(self, step: int) -> tuple[MicroBatch, Targets]:
+        """The rows of a step, and what their queries should look at."""
+        rows, epochs = rows_of_step(
+            step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
+        )
+        batch = self.batcher.batch(rows, epochs)
+        targets = self.module.guide.targets(batch.original_ids(), batch.documents)
+        return batch, targets
+
     def guided_step(self, step: int) -> GuidedStep:
         """What the variant looks at."""
         drawn_at = step - step % self.variant.sticky
@@ -142,11 +153,7 @@ class Study:
 
     def train_step(self, step: int) -> dict[str, float]:
         """One step; returns objective, gradient norm before clipping, share left by it, mean mass."""
-        rows, epochs = rows_of_step(
-            step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
-        )
-        batch = self.batcher.batch(rows, epochs)
-        targets = self.module.guide.targets(batch.original_ids(), batch.documents)
+        batch, targets = self.batch_of(step)
         guided = self.guided_step(step)
         total, _, _, terms = forward(self.module, batch, guided, targets)
         objective, valid = total / batch.num_predictions, targets.count_valid()
@@ -170,11 +177,7 @@ class Study:
         """Relative distance of the step's estimated guidance gradient from the dense one, before clipping."""
         if not self.guided_step(step).layers or self.variant.control_variate:
             return {}
-        rows, epochs = rows_of_step(
-            step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
-        )
-        batch = self.batcher.batch(rows, epochs)
-        targets = self.module.guide.targets(batch.original_ids(), batch.documents)
+        batch, targets = self.batch_of(step)
         found: list[Gradients] = []
         everything = GuidedStep.looking_at(self.guidance.schedule.layers).layers
         estimated = self.guided_step(step)
@@ -269,7 +272,7 @@ def run_variant(name: str, corpus_dir: str, num_steps: int, overrides: Sequence[
         if step in _NOISE_STEPS:
             noise.append(study.noise(step))
         lines.append(study.train_step(step))
-        if (step + 1) % _EVERY_STEPS == 0:
+        if (step + 1) % EVERY_STEPS == 0:
             loss, mass = held_out(study)
             evaluations.append({"step": step + 1, "loss": round(loss, 4), "mass": _by_pattern(mass)})
             flat = torch.tensor([m for by_layer in mass.values() for m in by_layer if m is not None])
@@ -319,27 +322,36 @@ def print_table(results: dict[str, Any]) -> None:
         )
 
 
-def main() -> int:
+def read_arguments(
+    description: str | None, variants: Mapping[str, Variant], outputs: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """The command line of a benchmark that trains variants, and the names of those it asks for."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", help="a directory made by 'python -m data_prep shard'")
     parser.add_argument("--steps", type=int, default=400, help="of the recipe's; default 400")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated; default: all")
+    parser.add_argument("--variants", default=",".join(variants), help="comma-separated; default: all")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, help="write onset.json and onset.png into this directory")
+    parser.add_argument("--out", type=Path, help=f"write {outputs} into this directory")
     arguments = parser.parse_args()
     names = arguments.variants.split(",")
-    if unknown := [name for name in names if name not in VARIANTS]:
-        parser.error(f"--variants {','.join(unknown)}: unknown; the variants are {', '.join(VARIANTS)}")
-    if arguments.steps < _EVERY_STEPS:
-        parser.error(f"--steps {arguments.steps}: nothing is looked at before step {_EVERY_STEPS}")
+    if unknown := [name for name in names if name not in variants]:
+        parser.error(f"--variants {','.join(unknown)}: unknown; the variants are {', '.join(variants)}")
+    if arguments.steps < EVERY_STEPS:
+        parser.error(f"--steps {arguments.steps}: nothing is looked at before step {EVERY_STEPS}")
+    return arguments, names
+
+
+def main() -> int:
+    arguments, names = read_arguments(__doc__, VARIANTS, "onset.json and onset.png")
     results = {}
     for name in names:
         try:
             results[name] = run_variant(name, arguments.corpus, arguments.steps, arguments.overrides)
         except UserError as error:
-            parser.exit(error.exit_code, f"error: {error}\n")
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
         print(json.dumps({name: {k: v for k, v in results[name].items() if k != "evaluations"}}), flush=True)
     print_table(results)
     document = {

@@ -15,7 +15,6 @@ clipped apart, nothing clipped, no guidance gradient on the embeddings. Every 25
 Prints a table and, as its last line, one JSON object; with --out also a figure.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +25,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.onset import Gradients, Study, Variant, held_out, norm_of, share_left
+from benchmarks.onset import (
+    EVERY_STEPS,
+    Gradients,
+    Study,
+    Variant,
+    held_out,
+    norm_of,
+    read_arguments,
+    share_left,
+)
 from benchmarks.output import tell
-from pipeline.data.order import rows_of_step
 from pipeline.engine import forward
 from pipeline.errors import UserError
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.runs.run_dir import describe_machine
 
-_EVERY_STEPS = 25
 _STRONG = 16.0
 
 
@@ -72,21 +78,16 @@ class PullStudy(Study):
 
     def look(self, step: int) -> dict[str, float]:
         """The gradients of a step that is about to be taken, apart; see the module."""
-        rows, epochs = rows_of_step(
-            step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
-        )
-        batch = self.batcher.batch(rows, epochs)
-        targets = self.module.guide.targets(batch.original_ids(), batch.documents)
+        batch, targets = self.batch_of(step)
         guided = self.guided_step(step)
         total, _, _, terms = forward(self.module, batch, guided, targets)
         own = self.gradient(total / batch.num_predictions, keep_graph=True)
         pull = self.guidance_gradient(guided, terms, targets.count_valid())
         both = own if pull is None else [a + b for a, b in zip(own, pull)]
         squares = [0.0 if gradients is None else norm_of(gradients) ** 2 for gradients in (own, pull)]
-        clipped = self.variant.clip == "joint"
         return {
             "share": squares[1] / sum(squares),
-            "left": share_left(both) if clipped else 1.0 if self.variant.clip == "none" else share_left(own),
+            "left": {"joint": share_left(both), "separate": share_left(own), "none": 1.0}[self.variant.clip],
             "positions": self._share_of_positions(batch.input_ids),
         }
 
@@ -121,7 +122,7 @@ def run_variant(name: str, corpus_dir: str, num_steps: int, overrides: Sequence[
     looks = []
     for step in tqdm(range(num_steps), desc=name, unit="step", disable=not sys.stderr.isatty()):
         study.train_step(step)
-        if (step + 1) % _EVERY_STEPS == 0:
+        if (step + 1) % EVERY_STEPS == 0:
             loss, mass = held_out(study)
             flat = [m for by_layer in mass.values() for m in by_layer if m is not None]
             looks.append(
@@ -161,26 +162,14 @@ def print_table(results: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("corpus", help="a directory made by 'python -m data_prep shard'")
-    parser.add_argument("--steps", type=int, default=400, help="of the recipe's; default 400")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated; default: all")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, help="write pull.json and pull.png into this directory")
-    arguments = parser.parse_args()
-    names = arguments.variants.split(",")
-    if unknown := [name for name in names if name not in VARIANTS]:
-        parser.error(f"--variants {','.join(unknown)}: unknown; the variants are {', '.join(VARIANTS)}")
-    if arguments.steps < _EVERY_STEPS:
-        parser.error(f"--steps {arguments.steps}: nothing is looked at before step {_EVERY_STEPS}")
+    arguments, names = read_arguments(__doc__, VARIANTS, "pull.json and pull.png")
     try:
         results = {
             name: run_variant(name, arguments.corpus, arguments.steps, arguments.overrides) for name in names
         }
     except UserError as error:
-        parser.exit(error.exit_code, f"error: {error}\n")
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     print_table(results)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -20,13 +20,13 @@ def render_study(results: StudyResults) -> str:
     axes = [axis.name for axis in results.axes]
     parts = [
         "Final held-out loss (nats per predicted token) and difference from the baseline:",
-        _table([*axes, *_CELL_HEADER], [_cell_row(cell) for cell in results.cells], len(axes)),
+        aligned_table([*axes, *_CELL_HEADER], [_cell_row(cell) for cell in results.cells], len(axes)),
     ]
     if len(results.settings) > 1:
         rows = [[arm, *_arm_row(sensitivity)] for arm, sensitivity in results.arms.items()]
         parts += [
             f"Over {', '.join(axes[1:])} (each cell's mean over seeds):",
-            _table([axes[0], *_ARM_HEADER], rows, 1),
+            aligned_table([axes[0], *_ARM_HEADER], rows, 1),
         ]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in _notes(results))]) + "\n"
 
@@ -37,7 +37,7 @@ def _cell_row(cell: CellResult) -> list[str]:
     return [
         *cell.labels,
         f"{num_finished} of {len(cell.runs)}",
-        _spread(cell.final_loss, 4),
+        render_spread(cell.final_loss, 4),
         *_difference(cell.difference),
         _reach(cell.steps_fraction, cell.num_compared),
         _reach(cell.seconds_fraction, cell.num_compared),
@@ -65,7 +65,7 @@ def _reach(fraction: Spread | None, num_compared: int) -> str:
         return _UNDEFINED
     if fraction is None:
         return "never"
-    text = _spread(fraction, 3)
+    text = render_spread(fraction, 3)
     return text if fraction.num == num_compared else f"{text} ({fraction.num} of {num_compared})"
 
 
@@ -79,7 +79,8 @@ def _formed(cell: CellResult) -> str:
     return mean if len(steps) == len(there) else f"{mean} ({len(steps)} of {len(there)})"
 
 
-def _spread(spread: Spread | None, digits: int) -> str:
+def render_spread(spread: Spread | None, digits: int) -> str:
+    """Mean and standard deviation, as far as there are any."""
     if spread is None:
         return _UNDEFINED
     std = "" if spread.std is None else f" ± {spread.std:.{digits}f}"
@@ -144,7 +145,7 @@ def _seed(run: RunResult) -> str:
     return str(run.seed) if run.curve.state == "missing" else f"{run.seed} at step {run.step:,}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int) -> str:
+def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int) -> str:
     """A Markdown table with columns of equal width; the first are names, the others figures, to the right."""
     cells = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
