@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.output import tell
 from benchmarks.studies import RESULTS
+from pipeline.errors import UserError
 from pipeline.evaluation.results import newest_numbers, read_evaluations
 from pipeline.runs.run_dir import describe_machine
 from pipeline.study.comparison import Spread, paired_difference, spread_of
@@ -42,7 +43,10 @@ def main() -> int:
         "--out", type=Path, metavar="FILE", help="default: benchmarks/results/studies/STUDY/TASK.json"
     )
     arguments, settings = parser.parse_known_args()
-    results = read_results(arguments.study)
+    try:
+        results = read_results(arguments.study)
+    except UserError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
     runs = [
         (cell.name, run.seed) for cell in results.cells for run in cell.runs if run.final_loss is not None
     ]
