@@ -148,7 +148,7 @@ class Contestant:
         total, _, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
         total = total / self.batch.labels.numel()
         if targets is not None:
-            valid = self.guidance.count_valid([targets]).float().to(device)
+            valid = self.guidance.count_valid([targets])
             total = total + self.guidance.loss(guided, terms.errors, valid)
             self.guidance.measure(self.steps, terms)
             self.guidance.judge(self.steps, self.cluster)

@@ -4,8 +4,8 @@
 
 The results (every number in JSON, the table, the figures) are copied to benchmarks/results/studies/. Started
 again, a study goes on where it was. `--scale cpu` is the recipe `small`, a minute or two a run on one core;
-`--scale gpu` is RoBERTa-base's width on rows of 512 tokens, estimated at ten minutes a run on an H100, and
-not run yet. Prints the study's table and, as its last line, one JSON object.
+`--scale gpu` is RoBERTa-base's width, for rows of 512 tokens and batches as in the guidance paper, minutes a
+run on an H100. Prints the study's table and, as its last line, one JSON object.
 """
 
 import argparse
@@ -35,6 +35,10 @@ STUDIES = {
     "depth": StudyPlan(
         "How much sooner is the unguided run's final loss reached, at which depth?",
         (*_GUIDED, "--vary", "model.num_layers=2,4,8,12,16", "--seeds", "3"),
+    ),
+    "deep": StudyPlan(
+        "The same for the two largest depths of the guidance paper alone, for wide models.",
+        (*_GUIDED, "--vary", "model.num_layers=12,16", "--seeds", "2"),
     ),
     "sensitivity": StudyPlan(
         "Does guidance make training less touchy about learning rate and warm-up?",
@@ -99,10 +103,10 @@ _SCALES: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "gpu": (
         *("model.hidden_size=768", "model.num_heads=12", "model.intermediate_size=3072"),
-        *("optimizer.learning_rate=2e-4", "train.num_steps=5000"),
-        *("train.global_batch_size=64", "train.micro_batch_size=64", "train.precision=bf16"),
-        *("train.deepspeed=zero1", "data.num_workers=2", "evaluation.every_steps=100"),
-        *("evaluation.max_rows=512", "checkpoint.every_steps=5000"),
+        *("optimizer.learning_rate=2e-4", "schedule.warmup=0.1", "train.num_steps=1500"),
+        *("train.global_batch_size=16", "train.micro_batch_size=16", "train.precision=bf16"),
+        *("train.deepspeed=zero1", "data.num_workers=1", "evaluation.every_steps=100"),
+        *("evaluation.max_rows=256", "checkpoint.every_steps=1500"),
     ),
 }
 
@@ -116,7 +120,11 @@ def main() -> int:
     parser.add_argument(
         "--scale", choices=tuple(_SCALES), default="cpu", help="size of the runs (default: cpu)"
     )
-    parser.add_argument("--parallel", metavar="N", help="runs at a time (default: 2 on CPU, 1 on a GPU)")
+    parser.add_argument(
+        "--parallel",
+        metavar="N",
+        help="runs at a time (default: 2 on CPU, 1 on a GPU)",
+    )
     parser.add_argument("--seeds", metavar="N", help="runs of each cell (default: the study's own number)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-STUDY-SCALE")
     parser.add_argument("--name", help="of the results (default: STUDY-SCALE)")

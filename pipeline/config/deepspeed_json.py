@@ -105,6 +105,8 @@ def resolve(recipe: Recipe, template: dict[str, Any], world_size: int) -> dict[s
         "gradient_clipping": recipe.optimizer.gradient_clipping,
         "bf16": {"enabled": train.precision == "bf16"},
         "fp16": _FP16_DEFAULTS if train.precision == "fp16" else {"enabled": False},
+        # DeepSpeed's own clock waits for the device at both ends of every step; metrics.jsonl has the rates.
+        "timers": {"throughput": {"enabled": False}},
         **_resolve_optimizer(recipe),
     }
 

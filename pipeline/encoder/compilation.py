@@ -10,6 +10,7 @@ before training, with a block of two layers. If one process cannot, none does.
 """
 
 import logging
+import warnings
 
 import torch
 from torch import nn
@@ -56,8 +57,10 @@ def why_not(device: torch.device) -> str | None:
     """Try to compile a small block, forward and backward; None, or why it does not work."""
     from torch._inductor.utils import fresh_cache  # slow to import
 
-    # A kernel kept from another time would say nothing about this machine.
-    with fresh_cache():
+    # A kernel kept from another time would say nothing about this machine; and the block is in float32, whose
+    # speed inductor has an opinion on.
+    with fresh_cache(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 block = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).to(device)
