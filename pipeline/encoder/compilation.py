@@ -23,6 +23,9 @@ from pipeline.processes.cluster import Cluster
 logger = logging.getLogger(__name__)
 
 LAST_ZERO_STAGE = 2  # at stage 3 hooks gather the weights of every module inside a block
+# torch 2.11 computes a compiled block again with other tensors than at first, where a tap has looked at it.
+_FIRST_TO_RECOMPUTE = (2, 13)
+CAN_RECOMPUTE = tuple(map(int, torch.__version__.split(".")[:2])) >= _FIRST_TO_RECOMPUTE
 _MOST_GRAPHS = 256  # of all kinds above together; torch's 8 are soon used up, and then it compiles no more
 
 
@@ -33,13 +36,18 @@ def wants_compilation(recipe: Recipe, zero_stage: int, on_cuda: bool) -> bool:
     return recipe.train.compile
 
 
-def compile_blocks_if_possible(model: PreTrainedModel, cluster: Cluster) -> bool:
+def compile_blocks_if_possible(model: PreTrainedModel, cluster: Cluster, *, recomputes: bool = False) -> bool:
     """Compile the blocks, unless some process cannot, which is then told. All processes must call this.
+
+    Args:
+        model: its blocks are compiled.
+        cluster: all processes.
+        recomputes: the blocks will be computed again in the backward pass.
 
     Returns:
         Whether they are compiled.
     """
-    reasons = cluster.gather(why_not(cluster.device))
+    reasons = cluster.gather(why_not(cluster.device, recomputes=recomputes))
     found = [f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
     if found:
         if cluster.is_main:
@@ -53,10 +61,15 @@ def compile_blocks_if_possible(model: PreTrainedModel, cluster: Cluster) -> bool
     return True
 
 
-def why_not(device: torch.device) -> str | None:
+def why_not(device: torch.device, *, recomputes: bool = False) -> str | None:
     """Try to compile a small block, forward and backward; None, or why it does not work."""
     from torch._inductor.utils import fresh_cache  # slow to import
 
+    if recomputes and not CAN_RECOMPUTE:
+        first = ".".join(map(str, _FIRST_TO_RECOMPUTE))
+        return (
+            f"torch {torch.__version__} fails where activations are computed again, from {first} on it works"
+        )
     # A kernel kept from another time would say nothing about this machine; and the block is in float32, whose
     # speed inductor has an opinion on.
     with fresh_cache(), warnings.catch_warnings():

@@ -82,7 +82,9 @@ class Trainer:
         stage = zero_stage(deepspeed_config)
         if wants_compilation(recipe, stage, on_cuda=cluster.device.type == "cuda"):
             watch.at("trying to compile")
-            compile_blocks_if_possible(module.model, cluster)
+            compile_blocks_if_possible(
+                module.model, cluster, recomputes=recipe.train.activation_checkpointing
+            )
         seed_process(recipe.seed, cluster.rank, 0)
         self.engine = start_engine(module, recipe, deepspeed_config)
         self.phase = CurrentPhase(self.batches, self.engine, self._event)
