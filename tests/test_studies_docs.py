@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.study.comparison import first_reach
+
 ROOT = Path(__file__).parents[1]
 DOC = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
@@ -30,7 +32,7 @@ def cell_of(results: dict, row: dict[str, str]) -> dict:
 def test_there_are_tables():
     told = {name for name, _ in STUDIES}
     assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce")}
-    assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "language-cpu"}
+    assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "language-cpu", "forms-cpu", "strength-cpu"}
     assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify"]
 
 
@@ -53,6 +55,29 @@ def test_numbers_are_those_of_the_results(name, table):
         if steps is not None and steps["num"] < cell["num_compared"]:
             reached += f" ({steps['num']} of {cell['num_compared']})"
         assert row["steps"] == reached, row
+
+
+def test_pairs_of_unfinished_runs_are_those_of_the_results():
+    """At the last step at which both have been evaluated."""
+    ((name, table),) = re.findall(r"<!-- runs of ([\w-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
+    results = json.loads((RESULTS / name / "study_results.json").read_text())
+    curves = {
+        (*cell["labels"], str(run["seed"])): run["curve"] for cell in results["cells"] for run in cell["runs"]
+    }
+    rows = rows_of(table)
+    assert len(rows) == len(curves) / 2
+    for row in rows:
+        plain, guided = (curves[weight, row["layers"], row["seed"]] for weight in ("0", "0.1"))
+        step = max(set(plain["steps"]) & set(guided["steps"]))
+        num = guided["steps"].index(step) + 1
+        losses, target = guided["losses"][:num], plain["losses"][plain["steps"].index(step)]
+        assert (row["step"], row["unguided"], row["guided"]) == (
+            f"{step:,}", f"{target:.3f}", f"{losses[-1]:.3f}",
+        ), row  # fmt: skip
+        assert row["%"] == f"{100 * (losses[-1] / target - 1):+.1f}", row
+        reached = first_reach(guided["steps"][:num], losses, target)
+        assert (row["reached"], row["share"]) == (f"{reached:,.0f}", f"{reached / step:.2f}"), row
+        assert losses[-1] <= 1.005 * target, "the promise"
 
 
 @pytest.mark.parametrize(("name", "table"), DOWNSTREAM)

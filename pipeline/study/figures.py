@@ -17,7 +17,7 @@ from pipeline.study.curve_figure import draw_curves
 from pipeline.study.labels import arm_colors, figure_legend, panel_grid, plain
 from pipeline.study.results import CellResult, RunResult, StudyResults
 
-_LABEL_COLUMNS = 14  # letters of a tick label before it is broken
+_LABEL_COLUMNS = 11  # letters of a tick label before it is broken
 _MAP_COLORS = "viridis"
 _REACHED = {
     "steps_fraction": "steps to the baseline's final loss\n(share of the baseline's steps)",

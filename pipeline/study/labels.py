@@ -1,6 +1,7 @@
 """What the figures of a study call things, and in which colors."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -8,6 +9,7 @@ from matplotlib.lines import Line2D
 from pipeline.study.results import StudyResults
 
 _BASELINE_COLOR = "0.35"
+_COLORS = [f"C{number}" for number in range(10) if number != 7]  # that one is gray, too
 _LETTER_INCHES, _HANDLE_INCHES = 0.075, 0.6  # of a legend
 
 
@@ -26,7 +28,7 @@ def panel_grid(results: StudyResults) -> tuple[list[tuple[str, ...]], list[tuple
 def arm_colors(results: StudyResults) -> dict[str, str]:
     """Gray for the baseline, a color for every other arm."""
     first, *others = results.axes[0].labels
-    return {first: _BASELINE_COLOR, **{arm: f"C{number % 10}" for number, arm in enumerate(others)}}
+    return {first: _BASELINE_COLOR, **dict(zip(others, cycle(_COLORS)))}
 
 
 def figure_legend(figure: Figure, results: StudyResults, arms: Sequence[str], *further: Line2D) -> None:
