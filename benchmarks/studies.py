@@ -75,6 +75,16 @@ STUDIES = {
             *("--seeds", "3"),
         ),
     ),
+    "sampling": StudyPlan(
+        "What does it cost to look at some layers only, from the start or once the patterns have formed?",
+        (
+            *("--arm", "unguided", "guidance.weight=0"),
+            *("--arm", "default"),
+            *("--arm", "sampled from the start", "guidance.dense=0"),
+            *("--arm", "all layers to the end", "guidance.layers_per_step=null"),
+            *("--seeds", "3"),
+        ),
+    ),
     "forms": StudyPlan(
         "Which form of the loss, which schedule, which layers; a bias instead?",
         (
