@@ -221,11 +221,14 @@ class _Progress(TrainerCallback):
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """With kernels on CUDA that add in a fixed order; the Trainer's own switch also makes each wait."""
+    """With kernels on CUDA that add in a fixed order; the Trainer's own switch also makes each wait.
+
+    Where torch would only warn, memory-efficient attention goes on to add in any order.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
