@@ -30,6 +30,7 @@ class StudyPlan:
 
 # As Clark et al. (2019) saw it in trained encoders: neighbours below, delimiters and sentence ends above.
 _DELIMITERS_ABOVE = "{0-2: {next: 1, previous: 1}, 3-: {delimiters: 1, sentence_ends: 1}}"
+_GONE_AT_HALF = ("guidance.plateau=0.25", "guidance.end=0.5")
 _GUIDED = ("--vary", "guidance.weight=0,0.1")
 STUDIES = {
     "depth": StudyPlan(
@@ -92,11 +93,14 @@ STUDIES = {
             *("--arm", "default"),
             *("--arm", "squared error", "guidance.error=squared"),
             *("--arm", "published loss", "guidance.normalization=authors", "guidance.alpha=100"),
-            *("--arm", "to 0 at half", "guidance.plateau=0.25", "guidance.end=0.5"),
+            # The same factor on rows of 64 tokens as the default weight of squared errors has there.
+            *("--arm", "published, alpha 4.67", "guidance.normalization=authors", "guidance.alpha=4.67"),
+            *("--arm", "to 0 at half", *_GONE_AT_HALF),
             *("--arm", "constant weight", "guidance.plateau=1.0"),
             *("--arm", "lowest 3 of 6 layers", "guidance.layers=3"),
             *("--arm", "delimiters above", f"guidance.heads={_DELIMITERS_ABOVE}"),
             *("--arm", "bias", "guidance.method=bias"),
+            *("--arm", "bias to 0 at half", "guidance.method=bias", *_GONE_AT_HALF),
             *("--seeds", "2"),
         ),
     ),

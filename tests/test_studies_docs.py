@@ -1,6 +1,7 @@
-"""What docs/studies.md and the README say of the studies is what their results say."""
+"""What docs/studies.md and the README's tables say of the studies is what their results say."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipeline.study.comparison import first_reach
 
 ROOT = Path(__file__).parents[1]
 DOC = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 STUDIES = re.findall(r"<!-- numbers of ([\w-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
 
@@ -29,6 +31,14 @@ def cell_of(results: dict, row: dict[str, str]) -> dict:
     return cell
 
 
+def told_share(spread: dict | None, num_compared: int) -> str:
+    """The mean over the runs that got there, and how many did if not all."""
+    if spread is None:
+        return "-"
+    share = f"{spread['mean']:.2f}"
+    return share if spread["num"] == num_compared else f"{share} ({spread['num']} of {num_compared})"
+
+
 def test_there_are_tables():
     told = {name for name, _ in STUDIES}
     assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce")}
@@ -42,7 +52,7 @@ def test_numbers_are_those_of_the_results(name, table):
     for row in rows_of(table):
         cell = cell_of(results, row)
         assert row["final loss"] == f"{cell['final_loss']['mean']:.3f}", row
-        difference, steps = cell["difference"], cell["steps_fraction"]
+        difference = cell["difference"]
         if difference is None:
             assert row["difference"] == "-"
             continue
@@ -51,10 +61,50 @@ def test_numbers_are_those_of_the_results(name, table):
         if difference["interval"] is not None and "95 % interval" in row:
             low, high = difference["interval"]
             assert row["95 % interval"] == f"{low:+.3f} to {high:+.3f}", row
-        reached = "-" if steps is None else f"{steps['mean']:.2f}"
-        if steps is not None and steps["num"] < cell["num_compared"]:
-            reached += f" ({steps['num']} of {cell['num_compared']})"
-        assert row["steps"] == reached, row
+        assert row["steps"] == told_share(cell["steps_fraction"], cell["num_compared"]), row
+        if "time" in row:
+            assert row["time"] == told_share(cell["seconds_fraction"], cell["num_compared"]), row
+
+
+def test_the_readme_has_the_numbers_of_the_depths():
+    results = json.loads((RESULTS / "depth-cpu" / "study_results.json").read_text())
+    cells = {tuple(cell["labels"]): cell for cell in results["cells"]}
+    row = r"^\| (\d+) layers \| ([\d.]+) \| ([\d.]+) \| .*?([\d.]+)(?: of them)? \| ([\d.]+) \|$"
+    rows = re.findall(row, README, flags=re.MULTILINE)
+    assert [layers for layers, *_ in rows] == ["2", "4", "8", "12", "16"]
+    for layers, unguided, guided, steps, time in rows:
+        plain, cell = cells["0", layers], cells["0.1", layers]
+        assert unguided == f"{plain['final_loss']['mean']:.2f}"
+        assert guided == f"{cell['final_loss']['mean']:.2f}"
+        assert steps == f"{cell['steps_fraction']['mean']:.2f}"
+        assert time == f"{cell['seconds_fraction']['mean']:.2f}"
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/study_results.json")))
+def test_runs_of_a_pair_were_evaluated_on_the_same_rows(name):
+    """While two runs have trained alike, they must be at the same held-out loss."""
+    results = json.loads((RESULTS / name / "study_results.json").read_text())
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    for cell in cells.values():
+        for run, other in zip(cell["runs"], cells[cell["baseline"]]["runs"]):
+            held_out, training = first_difference(run["curve"], other["curve"])
+            if training is not None and abs(training) <= 0.002:
+                assert abs(held_out) < 0.03, (cell["labels"], run["seed"])
+
+
+def first_difference(curve, other):
+    """Of held-out and training losses at the first evaluation of both; None without a training line there."""
+    steps = sorted(set(curve["steps"]) & set(other["steps"]))
+    lines = set(curve["train_steps"]) & set(other["train_steps"])
+    if not steps or steps[0] not in lines:
+        return 0.0, None
+    return tuple(
+        one - two
+        for one, two in (
+            [c[f"{kind}losses"][c[f"{kind}steps"].index(steps[0])] for c in (curve, other)]
+            for kind in ("", "train_")
+        )
+    )
 
 
 def test_pairs_of_unfinished_runs_are_those_of_the_results():
@@ -97,7 +147,7 @@ def test_scores_are_those_of_the_results(name, table):
 
 def test_no_default_ends_half_a_percent_above_none():
     """The promise of docs/studies.md, of every study that trained with the defaults."""
-    checked = 0
+    checked, worst_run = 0, -math.inf
     for name, _ in STUDIES:
         results = json.loads((RESULTS / name / "study_results.json").read_text())
         for cell in results["cells"]:
@@ -107,7 +157,15 @@ def test_no_default_ends_half_a_percent_above_none():
             if is_default and cell["difference"] is not None:
                 assert cell["difference"]["relative_percent"] <= 0.5, (name, cell["labels"])
                 checked += 1
+                worst_run = max(worst_run, *map(excess_percent, cell["runs"]))
     assert checked >= 20
+    (told,) = re.findall(r"the worst single run is ([\d.]+) % above", DOC)
+    assert told == f"{worst_run:.1f}"
+
+
+def excess_percent(run: dict) -> float:
+    """By how much a run ends above its baseline."""
+    return 100 * run["comparison"]["difference"] / run["comparison"]["baseline_loss"]
 
 
 def test_studies_named_exist_and_figures_are_there():
