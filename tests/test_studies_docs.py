@@ -43,6 +43,7 @@ def test_there_are_tables():
     told = {name for name, _ in STUDIES}
     assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce")}
     assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "language-cpu", "forms-cpu", "strength-cpu"}
+    assert told >= {"sampling-cpu", "sampling-512-cpu"}
     assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify"]
 
 
