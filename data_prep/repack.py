@@ -81,10 +81,11 @@ def repack_corpus(
     packing = packing or _packing_of(manifest)
     job = _Job(corpus_sha256=manifest.content_sha256(), length=length, packing=packing)
     settings = {**manifest.settings, "length": length, "packing": packing}
+    work = WorkDir(out)
     if _is_done(out, manifest, settings):
+        work.remove()  # a run that was killed at its very end has left it
         print(f"{out}: already done")
         return
-    work = WorkDir(out)
     _settle(work, job)
     special = special_ids(open_tokenizer(corpus / TOKENIZER_NAME), corpus / TOKENIZER_NAME)
     task = _Task(corpus, out, job, manifest, PieceIds(special.cls, special.sep, special.pad))

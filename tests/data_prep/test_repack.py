@@ -61,6 +61,18 @@ def test_what_is_told(made_corpus: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_a_run_killed_at_its_very_end_leaves_nothing(made_corpus: Path, tmp_path: Path) -> None:
+    """After the corpus was published, and before the working directory was gone."""
+    out = tmp_path / "out"
+    assert main(["repack", str(made_corpus), "--out", str(out), "--length", "32"]) == 0
+    (out / ".work" / "shards").mkdir(parents=True)
+    (out / ".work" / "plan.json").write_text("{}")
+
+    assert main(["repack", str(made_corpus), "--out", str(out), "--length", "32"]) == 0
+
+    assert not (out / ".work").exists()
+
+
 def test_a_damaged_shard_is_told(
     corpus_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
