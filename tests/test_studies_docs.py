@@ -44,7 +44,7 @@ def test_there_are_tables():
     assert told >= {f"{study}-cpu" for study in ("depth", "controls", "sensitivity", "scarce")}
     assert told >= {"extremes-512-cpu", "extremes-2048-cpu", "language-cpu", "forms-cpu", "strength-cpu"}
     assert told >= {"sampling-cpu", "sampling-512-cpu", "encoder-cpu"}
-    assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify"]
+    assert [name for name, _ in DOWNSTREAM] == ["language-cpu/classify", "encoder-cpu/glue"]
 
 
 @pytest.mark.parametrize(("name", "table"), STUDIES)
@@ -144,17 +144,6 @@ def test_scores_are_those_of_the_results(name, table):
         assert row["difference"] == told, row
         if difference is not None:
             assert row["95 % interval"] == "{:+.3f} to {:+.3f}".format(*difference["interval"]), row
-
-
-def test_accuracies_on_sst2_are_those_of_the_results():
-    for arm in ("unguided", "default"):
-        scores = []
-        for seed in (1, 2):
-            results = json.loads((RESULTS / "encoder-cpu" / f"glue-{arm}-seed-{seed}.json").read_text())
-            accuracy = results["evaluations"][-1]["units"]["SST-2/seed-0"]["scores"]["accuracy"]
-            assert f"{accuracy['baseline']:.3f}" == "0.509"
-            scores.append(f"{accuracy['score']:.3f}")
-        assert " and ".join(scores) in DOC
 
 
 def test_no_default_ends_half_a_percent_above_none():
