@@ -134,11 +134,7 @@ def main() -> int:
     parser.add_argument(
         "--scale", choices=tuple(_SCALES), default="cpu", help="size of the runs (default: cpu)"
     )
-    parser.add_argument(
-        "--parallel",
-        metavar="N",
-        help="runs at a time (default: 2 on CPU, 1 on a GPU)",
-    )
+    parser.add_argument("--parallel", metavar="N", help="runs at a time (default: 2 on CPU, 1 on a GPU)")
     parser.add_argument("--seeds", metavar="N", help="runs of each cell (default: the study's own number)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-STUDY-SCALE")
     parser.add_argument("--name", help="of the results (default: STUDY-SCALE)")
