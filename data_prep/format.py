@@ -30,7 +30,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import DataError
-from data_prep.files import sha256_file, sync_file, write_atomically
+from data_prep.files import sync_file, write_atomically
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -166,6 +166,8 @@ class Manifest(_Strict):
     """The corpus in numbers; see the module docstring for the files it describes.
 
     `settings` are the options that determine the shards' bytes; `command` and `versions` say what made them.
+    Of the `characters` of all tokenized documents the tokenizer has dropped `dropped_characters`, with not
+    even an unknown token in their place; manifests of earlier versions do not say.
     """
 
     format_version: int
@@ -175,6 +177,8 @@ class Manifest(_Strict):
     tokenizer_sha256: str
     splits: dict[Split, SplitInfo]
     documents: DocumentCounts
+    characters: int = 0
+    dropped_characters: int = 0
     sources: list[SourceInfo]
     inputs: list[InputInfo]
     shards: list[ShardInfo]
@@ -200,14 +204,6 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def shard_name(split: Split, index: int, count: int) -> str:
     """File name of shard `index` of `count`."""
     return f"{split}-{index:05d}-of-{count:05d}.arrow"
-
-
-def tokenizer_sha256(tokenizer_dir: Path) -> str:
-    """Identity of a tokenizer: the hash of its tokenizer.json."""
-    path = tokenizer_dir / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(f"{tokenizer_dir}: no tokenizer.json; make one with 'python -m data_prep tokenizer'")
-    return sha256_file(path)
 
 
 def write_manifest(corpus_dir: Path, manifest: Manifest) -> None:

@@ -31,7 +31,7 @@ from data_prep.parallel import map_in_order
 from data_prep.progress import progress_bar
 from data_prep.stages.publish import versions
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizing.tokenizer import copy_tokenizer, open_tokenizer, special_ids
+from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 
 
 class _Job(BaseModel):
@@ -82,12 +82,13 @@ def repack_corpus(
     job = _Job(corpus_sha256=manifest.content_sha256(), length=length, packing=packing)
     settings = {**manifest.settings, "length": length, "packing": packing}
     work = WorkDir(out)
-    if _is_done(out, manifest, settings):
+    tokenizer = open_directory(corpus / TOKENIZER_NAME)
+    if _is_done(out, manifest, settings, tokenizer):
         work.remove()  # a run that was killed at its very end has left it
         print(f"{out}: already done")
         return
     _settle(work, job)
-    special = special_ids(open_tokenizer(corpus / TOKENIZER_NAME), corpus / TOKENIZER_NAME)
+    special = tokenizer.row_ids()
     task = _Task(corpus, out, job, manifest, PieceIds(special.cls, special.sep, special.pad))
     shards = manifest.shards
     todo = [shard for shard in shards if not _report(out, shard).is_file()]
@@ -101,12 +102,13 @@ def repack_corpus(
         path = work.root / "shards" / entry.info.name
         if path.exists():  # else an interrupted publication has moved it
             path.replace(out / entry.info.name)
-    copy_tokenizer(corpus / TOKENIZER_NAME, out / TOKENIZER_NAME)
+    tokenizer.framed().write(out / TOKENIZER_NAME)
     if (corpus / DROPPED_NAME).is_file():
         write_atomically(out / DROPPED_NAME, (corpus / DROPPED_NAME).read_text(encoding="utf-8"))
     sync_file(out)
     update = {
         "sequence_length": length,
+        "tokenizer_sha256": tokenizer.content_sha256(),
         "settings": settings,
         "shards": [entry.info for entry in packed],
         "splits": {
@@ -127,11 +129,16 @@ def _packing_of(manifest: Manifest) -> Packing:
     return packing
 
 
-def _is_done(out: Path, manifest: Manifest, settings: dict[str, str | int | float | bool | None]) -> bool:
+def _is_done(
+    out: Path,
+    manifest: Manifest,
+    settings: dict[str, str | int | float | bool | None],
+    tokenizer: TokenizerDirectory,
+) -> bool:
     if not (out / MANIFEST_NAME).exists():
         return False
     present = read_manifest(out)
-    same = present.tokenizer_sha256 == manifest.tokenizer_sha256 and present.inputs == manifest.inputs
+    same = tokenizer.is_recorded(present.tokenizer_sha256) and present.inputs == manifest.inputs
     if not same or present.settings != settings:
         raise UsageError(f"{out} already holds another corpus; name another --out, or delete it")
     return True

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from data_prep.cleaning.filters import make_filter
 from data_prep.errors import DataError, UsageError
 from data_prep.files import create_atomically, partial_of, write_atomically
-from data_prep.format import DROPPED_NAME, MANIFEST_NAME, SPLITS, WORK_NAME, Manifest, read_manifest
+from data_prep.format import DROPPED_NAME, MANIFEST_NAME, WORK_NAME, Manifest, read_manifest
 from data_prep.inputs.sources import Source
 from data_prep.stages.backend import settle_backend
-from data_prep.stages.merge import Found, check_complete, pack_shards, read_reports
+from data_prep.stages.merge import check_complete, pack_shards, read_reports
 from data_prep.stages.plan import (
     Plan,
     Settings,
@@ -31,16 +31,15 @@ from data_prep.stages.plan import (
 from data_prep.stages.publish import document_counts, publish
 from data_prep.stages.tokenize import TokenizeTask, filter_options, tokenize_segments
 from data_prep.stages.work_dir import WorkDir
+from data_prep.summary import describe_damage, print_summary, print_warnings
+from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 from data_prep.tokenizing.encoder import BackendChoice
-from data_prep.tokenizing.tokenizer import copy_tokenizer, open_tokenizer, special_ids
+from data_prep.tokenizing.second_reading import warn_of_other_readings
 
 _OURS = re.compile(
     r"(train|valid)-\d{5}-of-\d{5}\.arrow|\.work|tokenizer|"
     rf"{re.escape(DROPPED_NAME)}|\.({re.escape(MANIFEST_NAME)}|{re.escape(DROPPED_NAME)})\.[0-9a-f]+\.partial"
 )
-
-
-_SHOWN_DAMAGE = 3
 
 
 class Task(NamedTuple):
@@ -129,51 +128,40 @@ def merge_corpus(out: Path, workers: int, strict: bool) -> None:
         with work.locked():
             if not (out / MANIFEST_NAME).exists():  # nobody else has done it while we waited
                 _finish(plan, work, workers, strict)
-                _print_summary(out, read_manifest(out), perf_counter() - started)
+                print_summary(out, read_manifest(out), perf_counter() - started)
                 return
     work.remove()
     print(f"{out}: already done; 'verify' checks it byte by byte")
 
 
 def _finish(plan: Plan, work: WorkDir, workers: int, strict: bool) -> None:
-    ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
+    tokenizer = open_directory(work.tokenizer)
+    ids = tokenizer.row_ids()
     found = read_reports(work, ids.vocab_size)
     if strict and found.damaged:
-        raise DataError(f"{work.root.parent}: damaged records, which --strict does not allow{_damage(found)}")
+        raise DataError(
+            f"{work.root.parent}: damaged records, which --strict does not allow{describe_damage(found)}"
+        )
     reports = pack_shards(plan, work, ids, workers)
     counts = document_counts(found, reports)
     if counts.train == 0:
         work.remove()  # no corpus comes of it, and other options must not be refused for its sake
-        raise DataError(f"no document is left to train on: {counts.told()}{_damage(found)}")
-    if plan.settings.valid_fraction > 0 and counts.valid == 0:
-        print(
-            f"warning: --valid-fraction {plan.settings.valid_fraction:g} held out none of {counts.train:,} "
-            "documents; for an evaluation, prepare the corpus with a larger one",
-            file=sys.stderr,
-        )
-    if found.damaged:
-        print(f"warning: some of the input is damaged and left out{_damage(found)}", file=sys.stderr)
+        raise DataError(f"no document is left to train on: {counts.told()}{describe_damage(found)}")
+    print_warnings(found, counts, plan.settings.valid_fraction)
     command = work.command.read_text(encoding="utf-8").strip()
-    publish(plan, work, found, reports, work.tokenizer, ids, command)
-
-
-def _damage(found: Found) -> str:
-    """What to add to a message: the first few damaged records, or nothing."""
-    damaged = [sample for sample in found.samples if sample.is_damage]
-    told = [f"{sample.where}: {sample.reason}: {sample.text}" for sample in damaged[:_SHOWN_DAMAGE]]
-    more = sum(found.damaged.values()) - len(told)
-    return "".join(f"\n  {line}" for line in [*told, *([f"and {more:,} more"] if more > 0 else [])])
+    publish(plan, work, found, reports, tokenizer, ids, command)
 
 
 def _begin(request: Request) -> Plan | None:
     """The plan, settled in the working directory; None if the corpus is there already."""
-    special_ids(open_tokenizer(request.tokenizer_dir), request.tokenizer_dir)
+    tokenizer = open_directory(request.tokenizer_dir)
+    tokenizer.row_ids()  # what is missing is told here
     make_filter(filter_options(request.settings, request.hook))  # a mistake in it is told here, once
-    plan = make_plan(request.sources, request.tokenizer_dir, request.settings)
+    plan = make_plan(request.sources, tokenizer.content_sha256(), request.settings)
     work = WorkDir(request.out)
     if (request.out / MANIFEST_NAME).exists():
         manifest = read_manifest(request.out)
-        _check_is_the_same(request.out, manifest, plan)
+        _check_is_the_same(request.out, manifest, plan, tokenizer)
         work.remove()
         print(
             f"{request.out}: already done, {len(manifest.shards)} shards; 'verify' checks them byte by byte"
@@ -182,7 +170,8 @@ def _begin(request: Request) -> Plan | None:
     _check_out(request.out)
     settle_plan(work, plan)
     if not work.tokenizer.exists():
-        _copy_tokenizer(request.tokenizer_dir, work.tokenizer)
+        warn_of_other_readings(tokenizer)
+        _write_tokenizer(tokenizer, work.tokenizer)
     create_atomically(work.command, request.command + "\n")
     return plan
 
@@ -191,7 +180,7 @@ def _tokenize(request: Request, plan: Plan, task: int, num_tasks: int) -> int:
     """Make the part files of a task; the number of tokens in the new ones."""
     work = WorkDir(request.out)
     write_atomically(work.num_tasks, f"{num_tasks}\n")
-    ids = special_ids(open_tokenizer(work.tokenizer), work.tokenizer)
+    ids = open_directory(work.tokenizer).row_ids()
     job = TokenizeTask(
         plan=plan,
         work=work,
@@ -226,10 +215,10 @@ def _num_tasks(work: WorkDir, task: Task | None = None) -> int:
     return num_tasks
 
 
-def _copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
+def _write_tokenizer(tokenizer: TokenizerDirectory, target: Path) -> None:
     """Several tasks may do this at once: the first one's copy is the one that stays."""
     partial = partial_of(target)
-    copy_tokenizer(tokenizer_dir, partial)
+    tokenizer.framed().write(partial)
     try:
         partial.rename(target)
     except OSError:
@@ -238,10 +227,10 @@ def _copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
         shutil.rmtree(partial)
 
 
-def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan) -> None:
+def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan, tokenizer: TokenizerDirectory) -> None:
     """Refuse a finished corpus unless this very command would make it again."""
     differences = setting_differences(dict(manifest.settings), plan.settings)
-    if manifest.tokenizer_sha256 != plan.tokenizer_sha256:
+    if not tokenizer.is_recorded(manifest.tokenizer_sha256):
         differences.append("the tokenizer is another one")
     before = {(entry.path, entry.bytes) for entry in manifest.inputs}
     now = {(entry.path, entry.bytes) for entry in plan.inputs}
@@ -276,24 +265,3 @@ def _check_out(out: Path) -> None:
             f"--out {out} is not empty and no corpus (it holds {(foreign or present)[0]}); "
             "name a new directory"
         )
-
-
-def _print_summary(out: Path, manifest: Manifest, seconds: float) -> None:
-    print(f"{out}: done, packed in {seconds:.1f} s")
-    print(f"  documents  {manifest.documents.told()}")
-    T = manifest.sequence_length
-    for split in SPLITS:
-        info, shards = manifest.splits[split], manifest.shards_of(split)
-        if not shards:
-            continue
-        files = "1 shard" if len(shards) == 1 else f"{len(shards):,} shards"
-        padding = info.padding / max(1, info.rows * T)
-        print(
-            f"  {split}      {info.rows:,} rows of {T}, {info.tokens:,} tokens, {files}; "
-            f"{padding:.2%} padding, {info.cut_documents:,} of {info.documents:,} documents cut"
-        )
-    if len(manifest.sources) > 1:
-        total = max(1, sum(source.tokens for source in manifest.sources))
-        for source in manifest.sources:
-            told = f"{source.kept:,} of {source.read:,} documents, x {source.repeat:g}"
-            print(f"  source     {source.name}: {told}, {source.tokens / total:.1%} of the tokens")

@@ -17,11 +17,10 @@ from data_prep.format import (
     ShardInfo,
     Split,
     read_manifest,
-    tokenizer_sha256,
 )
 from data_prep.packing import Packing, PieceIds, pack_block, unpack
 from data_prep.progress import progress_bar
-from data_prep.tokenizing.tokenizer import SpecialIds, open_tokenizer, special_ids
+from data_prep.tokenizing.directory import SpecialIds, open_directory
 
 
 def verify_corpus(corpus_dir: Path) -> None:
@@ -79,13 +78,13 @@ def _unknown_files(corpus_dir: Path, manifest: Manifest) -> list[str]:
 
 
 def _checked_special_ids(tokenizer_dir: Path, manifest: Manifest) -> SpecialIds:
-    found_hash = tokenizer_sha256(tokenizer_dir)
-    if found_hash != manifest.tokenizer_sha256:
+    directory = open_directory(tokenizer_dir)
+    if not directory.is_recorded(manifest.tokenizer_sha256):
         raise DataError(
-            f"{tokenizer_dir}/tokenizer.json: not the tokenizer of this corpus "
-            f"(sha256 {found_hash[:12]}..., the manifest says {manifest.tokenizer_sha256[:12]}...)"
+            f"{tokenizer_dir}/tokenizer.json: not the tokenizer of this corpus (its content has the hash "
+            f"{directory.content_sha256()[:12]}, the manifest says {manifest.tokenizer_sha256[:12]})"
         )
-    ids = special_ids(open_tokenizer(tokenizer_dir), tokenizer_dir)
+    ids = directory.row_ids()
     if ids.vocab_size != manifest.vocab_size:
         raise DataError(f"{tokenizer_dir}: {ids.vocab_size:,} ids, the manifest says {manifest.vocab_size:,}")
     return ids

@@ -8,17 +8,22 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from data_prep.files import partial_of
 from data_prep.format import TOKENIZER_NAME
+from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
+from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.data.batches import evaluation_batches
+from pipeline.data.corpus import CorpusSplit
 from pipeline.encoder.model import usable_positions
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.runs.run_dir import RunDir
+from pipeline.tokenizer import auto_tokenizer, first_difference, row_texts
 from pipeline.weights import TrainedRun, load_trained_run
 
 _CHECKED_ROWS = 4
@@ -39,7 +44,7 @@ def export_run(path: str, out: str | None) -> str:
     trained = load_trained_run(path, torch.device("cpu"))
     if not write_export(trained, target, replace=out is None):
         raise in_the_way
-    checked = f"same logits as the run on {_CHECKED_ROWS} rows"
+    checked = f"same logits and tokens as the run on {_CHECKED_ROWS} rows"
     return f"exported step {trained.step} of {path} to {target}: {checked}"
 
 
@@ -53,12 +58,9 @@ def write_export(trained: TrainedRun, target: Path, *, replace: bool) -> bool:
     partial = partial_of(target)
     try:
         with quiet_transformers():
-            _write(trained, partial)
-            difference = _largest_difference(trained, partial)
-        if not difference <= 0.0:  # also when it is not a number
-            raise CheckpointError(
-                f"the exported model's logits differ from the run's by up to {difference:g}"
-            )
+            tokenizer = _write(trained, partial)
+            _check_logits(trained, partial)
+            _check_tokenizer(trained, tokenizer, partial)
         if replace:
             shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -85,21 +87,32 @@ def delete_unused(parent: Path, pattern: str) -> None:
                 shutil.rmtree(directory)
 
 
-def _write(trained: TrainedRun, directory: Path) -> None:
+def _write(trained: TrainedRun, directory: Path) -> TokenizerDirectory:
+    """Write model and tokenizer; returns the latter as the run has it."""
     trained.module.model.save_pretrained(str(directory))
-    source = trained.corpus.path / TOKENIZER_NAME
-    tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=True)
-    tokenizer.model_max_length = usable_positions(trained.module.model.config)
-    tokenizer.save_pretrained(str(directory))
-    # The same bytes, not the same content written anew: their hash is the tokenizer's identity.
-    shutil.copyfile(source / "tokenizer.json", directory / "tokenizer.json")
+    tokenizer = open_directory(trained.corpus.path / TOKENIZER_NAME).framed()
+    tokenizer.write(directory, usable_positions(trained.module.model.config))
+    return tokenizer
+
+
+def _check_tokenizer(trained: TrainedRun, tokenizer: TokenizerDirectory, directory: Path) -> None:
+    """Rows of the corpus, decoded and encoded again, must get the run's ids from transformers."""
+    split = CorpusSplit(trained.corpus.path, "valid", trained.corpus.manifest)
+    rows = split.read(np.arange(min(_CHECKED_ROWS, split.num_rows)))
+    texts = [*PROBE_TEXTS, *row_texts(tokenizer, rows.input_ids)]
+    difference = first_difference(tokenizer, auto_tokenizer(str(directory)), texts)
+    if difference is not None:
+        raise CheckpointError(f"the exported tokenizer, opened by transformers, is another one: {difference}")
 
 
 @torch.no_grad()
-def _largest_difference(trained: TrainedRun, directory: Path) -> float:
+def _check_logits(trained: TrainedRun, directory: Path) -> None:
+    """The model, opened again, must give the run's logits."""
     reopened = AutoModelForMaskedLM.from_pretrained(str(directory), local_files_only=True).eval()
     batcher = trained.corpus.batcher(trained.recipe, "valid")
     batch = next(evaluation_batches(batcher, _CHECKED_ROWS, _CHECKED_ROWS, rank=0, world_size=1))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask()}
     trained.module.guide.watch(GuidedStep(), None, training=False)
-    return (reopened(**inputs).logits - trained.module.model(**inputs).logits).abs().max().item()
+    difference = (reopened(**inputs).logits - trained.module.model(**inputs).logits).abs().max().item()
+    if not difference <= 0.0:  # also when it is not a number
+        raise CheckpointError(f"the exported model's logits differ from the run's by up to {difference:g}")

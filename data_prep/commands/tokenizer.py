@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     from data_prep.inputs.damage import Damage
     from data_prep.inputs.texts import read_texts, total_bytes
     from data_prep.progress import progress_bar
-    from data_prep.tokenizing.tokenizer import (
+    from data_prep.tokenizing.training import (
         TokenizerOptions,
         check_tokenizer_out,
         save_tokenizer,

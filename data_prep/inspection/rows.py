@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from data_prep.errors import DataError, UsageError
 from data_prep.format import Manifest, Shard, Split, TokenIds
+from data_prep.tokenizing.directory import TokenizerDirectory
 
 
 class Piece(NamedTuple):
@@ -114,7 +114,7 @@ class Sample(NamedTuple):
 
 
 def look_at(
-    rows: SplitRows, chosen: npt.NDArray, vocab_size: int, tokenizer: Tokenizer, max_decoded: int
+    rows: SplitRows, chosen: npt.NDArray, vocab_size: int, tokenizer: TokenizerDirectory, max_decoded: int
 ) -> Sample:
     """Count what the `chosen` rows hold; the text of the first `max_decoded` is looked at too."""
     lengths: list[int] = []
@@ -125,10 +125,9 @@ def look_at(
             lengths.append(len(piece))
             counts += np.bincount(piece, minlength=vocab_size)
             if number < max_decoded:
-                text = tokenizer.decode(piece.tolist(), skip_special_tokens=True)
+                text = tokenizer.tokenizer.decode(piece.tolist(), skip_special_tokens=True)
                 words += len(text.split())
                 word_bytes += len(text.encode())
                 word_tokens += len(piece) - 2
-    unknown_ids = {tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
-    unknown = sum(int(counts[unknown_id]) for unknown_id in unknown_ids)
+    unknown = int(counts[tokenizer.id_of("unk")]) if "unk" in tokenizer.special_tokens else 0
     return Sample(len(chosen), np.array(lengths), counts, words, word_bytes, word_tokens, unknown)

@@ -5,12 +5,11 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from data_prep.errors import UsageError
 from data_prep.format import TOKENIZER_NAME, Manifest, Split, read_manifest
 from data_prep.inspection.rows import Sample, SplitRows, look_at
-from data_prep.tokenizing.tokenizer import open_tokenizer
+from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 
 _SAMPLED_ROWS = 10_000
 _DECODED_ROWS = 500
@@ -33,14 +32,14 @@ def inspect_corpus(corpus_dir: Path, split: Split, num_rows: int, seed: int, fig
         figure: A PNG file to write as well.
     """
     manifest = read_manifest(corpus_dir)
-    tokenizer = open_tokenizer(corpus_dir / TOKENIZER_NAME)
+    tokenizer = open_directory(corpus_dir / TOKENIZER_NAME)
     generator = np.random.default_rng(seed)
     _print_counts(corpus_dir, manifest)
     rows = SplitRows(corpus_dir, manifest, split)
     chosen = np.sort(generator.choice(len(rows), min(len(rows), _SAMPLED_ROWS), replace=False))
     sample = look_at(rows, chosen, manifest.vocab_size, tokenizer, _DECODED_ROWS)
     _print_lengths(sample, manifest.sequence_length)
-    _print_fit(sample, manifest.vocab_size)
+    _print_fit(sample, manifest)
     _print_frequent_tokens(sample, tokenizer)
     for row in generator.choice(len(rows), min(len(rows), num_rows), replace=False):
         _print_row(rows, split, int(row), tokenizer)
@@ -61,7 +60,7 @@ def show_rows(corpus_dir: Path, split: Split, numbers: list[int]) -> None:
             f"--rows {' '.join(unknown)}: the {split} rows of {corpus_dir} are numbered "
             f"0 to {len(rows) - 1}; write numbers in that range"
         )
-    tokenizer = open_tokenizer(corpus_dir / TOKENIZER_NAME)
+    tokenizer = open_directory(corpus_dir / TOKENIZER_NAME)
     print(f"{corpus_dir}: rows of {manifest.sequence_length}, documents numbered within their block of rows")
     for number in numbers:
         _print_row(rows, split, number, tokenizer)
@@ -113,27 +112,29 @@ def _print_lengths(sample: Sample, sequence_length: int) -> None:
         print(f"  {low:6,} to {high - 1:6,} {count / len(sample.piece_lengths):7.1%}  {bar}")
 
 
-def _print_fit(sample: Sample, vocab_size: int) -> None:
+def _print_fit(sample: Sample, manifest: Manifest) -> None:
     used = int((sample.counts > 0).sum())
+    share = manifest.dropped_characters / max(1, manifest.characters)
+    dropped = f", {share:.3%} of the characters dropped" if manifest.dropped_characters else ""
     print(
         f"\n  tokenizer: {sample.word_tokens / max(1, sample.words):.2f} tokens per word, "
         f"{sample.word_bytes / max(1, sample.word_tokens):.2f} bytes per token, "
-        f"{sample.unknown / sample.counts.sum():.3%} unknown, "
-        f"{used / vocab_size:.1%} of the vocabulary in these rows"
+        f"{sample.unknown / sample.counts.sum():.3%} unknown{dropped}, "
+        f"{used / manifest.vocab_size:.1%} of the vocabulary in these rows"
     )
 
 
-def _print_frequent_tokens(sample: Sample, tokenizer: Tokenizer) -> None:
+def _print_frequent_tokens(sample: Sample, tokenizer: TokenizerDirectory) -> None:
     frequent = np.argsort(-sample.counts, kind="stable")[:_FREQUENT_TOKENS].tolist()
     told = ", ".join(
-        f"{tokenizer.decode([token], False)!r} {sample.counts[token] / sample.counts.sum():.1%}"
+        f"{tokenizer.tokenizer.decode([token], False)!r} {sample.counts[token] / sample.counts.sum():.1%}"
         for token in frequent
     )
     print("\n  most frequent tokens")
     print(_wrapped(told, "    "))
 
 
-def _print_row(rows: SplitRows, split: Split, row: int, tokenizer: Tokenizer) -> None:
+def _print_row(rows: SplitRows, split: Split, row: int, tokenizer: TokenizerDirectory) -> None:
     place, pieces = rows.place(row), rows.pieces(row)
     tokens = sum(len(piece.ids) for piece in pieces)
     count = "1 document piece" if len(pieces) == 1 else f"{len(pieces)} document pieces"
@@ -142,7 +143,7 @@ def _print_row(rows: SplitRows, split: Split, row: int, tokenizer: Tokenizer) ->
     for piece in pieces:
         begins = f", from its token {piece.offset:,} on" if piece.offset else ""
         print(f"    document {piece.document}: {len(piece.ids):,} tokens{begins}")
-        text = tokenizer.decode(piece.ids.tolist(), skip_special_tokens=False)
+        text = tokenizer.tokenizer.decode(piece.ids.tolist(), skip_special_tokens=False)
         print(_wrapped(text.replace("\n", "\\n"), _INDENT))
 
 

@@ -16,7 +16,7 @@ from data_prep.stages.part_report import LeftOut, PartReport
 from data_prep.stages.plan import Plan
 from data_prep.stages.tokenize import is_complete
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizing.tokenizer import SpecialIds
+from data_prep.tokenizing.directory import SpecialIds
 
 _SAMPLES_PER_REASON = 20
 
@@ -31,6 +31,8 @@ class Found(NamedTuple):
         dropped: documents by reason.
         damaged: records by reason.
         samples: of both, a few per reason.
+        characters: of all documents that were tokenized.
+        dropped_characters: those of them that have left no token.
     """
 
     read: dict[str, int]
@@ -39,6 +41,8 @@ class Found(NamedTuple):
     dropped: dict[str, int]
     damaged: dict[str, int]
     samples: list[LeftOut]
+    characters: int
+    dropped_characters: int
 
 
 def check_complete(plan: Plan, work: WorkDir, num_tasks: int) -> None:
@@ -69,7 +73,7 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
     """Add up the reports of all parts."""
     read: Counter[str] = Counter()
     source_read: Counter[int] = Counter()
-    duplicates = 0
+    duplicates = characters = dropped_characters = 0
     dropped: Counter[str] = Counter()
     damaged: Counter[str] = Counter()
     samples: dict[str, list[LeftOut]] = {}
@@ -79,6 +83,8 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
         read.update(report.read)
         source_read[report.source] += sum(report.read.values())
         duplicates += report.duplicates
+        characters += report.characters
+        dropped_characters += report.dropped_characters
         dropped.update(report.dropped)
         damaged.update(report.damaged)
         for sample in report.samples:
@@ -93,6 +99,8 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
         dropped=dict(sorted(dropped.items())),
         damaged=dict(sorted(damaged.items())),
         samples=[sample for _, of_reason in sorted(samples.items()) for sample in of_reason],
+        characters=characters,
+        dropped_characters=dropped_characters,
     )
 
 

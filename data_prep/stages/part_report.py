@@ -21,7 +21,7 @@ class LeftOut(BaseModel):
 
 
 class PartReport(BaseModel):
-    """What became of the documents of a part; `read` counts them by file."""
+    """What became of the documents of a part; `read` counts them by file, `characters` those tokenized."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,6 +32,8 @@ class PartReport(BaseModel):
     damaged: dict[str, int] = {}
     samples: list[LeftOut] = []
     tokens: int = 0
+    characters: int = 0
+    dropped_characters: int = 0
     warning: str | None = None
 
 

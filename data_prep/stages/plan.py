@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.cleaning.normalize import UnicodeForm
 from data_prep.errors import DataError, UsageError
 from data_prep.files import create_atomically
-from data_prep.format import SourceInfo, Split, tokenizer_sha256
+from data_prep.format import SourceInfo, Split
 from data_prep.inputs.segments import Segment, cut_segments
 from data_prep.inputs.sources import Source
 from data_prep.packing import Packing
 from data_prep.selection import MAX_SEGMENTS
 from data_prep.stages.work_dir import WorkDir
 
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2
 _MEGABYTE = 1 << 20
 
 # Text bytes: what a worker holds at once while tokenizing, and while packing; and a comfortable file.
@@ -127,7 +127,7 @@ class Plan(_Strict):
         return self.buckets_per_shard * self.num_shards[split]
 
 
-def make_plan(sources: list[Source], tokenizer_dir: Path, settings: Settings) -> Plan:
+def make_plan(sources: list[Source], tokenizer_sha256: str, settings: Settings) -> Plan:
     """Settle a preparation; a DataError names an input that cannot be looked at."""
     inputs = [_input_file(path) for source in sources for path in source.files]
     text_bytes = sum(
@@ -145,7 +145,7 @@ def make_plan(sources: list[Source], tokenizer_dir: Path, settings: Settings) ->
     return Plan(
         version=_PLAN_VERSION,
         settings=settings,
-        tokenizer_sha256=tokenizer_sha256(tokenizer_dir),
+        tokenizer_sha256=tokenizer_sha256,
         sources=sources,
         inputs=inputs,
         segments=segments,
@@ -195,6 +195,8 @@ def read_plan(work: WorkDir) -> Plan:
 
 def plan_differences(before: Plan, now: Plan) -> list[str]:
     """How two preparations differ, in a user's words; empty if they are the same."""
+    if before.version != now.version:
+        return ["the version of this program"]
     told = setting_differences(before.settings.model_dump(), now.settings)
     if before.tokenizer_sha256 != now.tokenizer_sha256:
         told.append("the tokenizer is another one")
@@ -208,7 +210,7 @@ def plan_differences(before: Plan, now: Plan) -> list[str]:
         if path in was and was[path] != entry
     ]
     if not told and before != now:
-        told.append("how the inputs are mixed, or the version of this program")
+        told.append("how the inputs are mixed")
     return told
 
 

@@ -24,14 +24,13 @@ from data_prep.format import (
     SplitInfo,
     shard_name,
     token_dtype,
-    tokenizer_sha256,
     write_manifest,
 )
 from data_prep.stages.merge import Found
 from data_prep.stages.pack import ShardReport
 from data_prep.stages.plan import Plan
 from data_prep.stages.work_dir import WorkDir
-from data_prep.tokenizing.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer
+from data_prep.tokenizing.directory import SpecialIds, TokenizerDirectory
 
 
 def publish(
@@ -39,7 +38,7 @@ def publish(
     work: WorkDir,
     found: Found,
     reports: list[ShardReport],
-    tokenizer_dir: Path,
+    tokenizer: TokenizerDirectory,
     ids: SpecialIds,
     command: str,
 ) -> Manifest:
@@ -47,20 +46,22 @@ def publish(
     out = work.root.parent
     counts = document_counts(found, reports)
     shards = [info for split in SPLITS for info in _move_shards(work, out, split, reports)]
-    copy_tokenizer(tokenizer_dir, out / TOKENIZER_NAME)
-    write_atomically(out / DROPPED_NAME, _dropped_lines(found, reports, tokenizer_dir))
+    tokenizer.write(out / TOKENIZER_NAME)
+    write_atomically(out / DROPPED_NAME, _dropped_lines(found, reports, tokenizer))
     sync_file(out)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         sequence_length=plan.settings.length,
         token_dtype="uint16" if token_dtype(ids.vocab_size).itemsize == 2 else "uint32",
         vocab_size=ids.vocab_size,
-        tokenizer_sha256=tokenizer_sha256(out / TOKENIZER_NAME),
+        tokenizer_sha256=tokenizer.content_sha256(),
         splits={
             split: sum((report.counts for report in reports if report.split == split), SplitInfo())
             for split in SPLITS
         },
         documents=counts,
+        characters=found.characters,
+        dropped_characters=found.dropped_characters,
         sources=[
             SourceInfo(
                 name=source.name,
@@ -144,7 +145,7 @@ def document_counts(found: Found, reports: list[ShardReport]) -> DocumentCounts:
     )
 
 
-def _dropped_lines(found: Found, reports: list[ShardReport], tokenizer_dir: Path) -> str:
+def _dropped_lines(found: Found, reports: list[ShardReport], tokenizer: TokenizerDirectory) -> str:
     """The sample of documents left out, as JSON lines."""
     lines = [
         {
@@ -155,14 +156,9 @@ def _dropped_lines(found: Found, reports: list[ShardReport], tokenizer_dir: Path
         for entry in found.samples
     ]
     near = sorted(sample for report in reports for sample in report.near_duplicate_samples)[:20]
-    if near:
-        tokenizer = open_tokenizer(tokenizer_dir)
-        lines += [
-            {
-                "reason": "near duplicate",
-                "where": "",
-                "text": tokenizer.decode(ids, skip_special_tokens=False),
-            }
-            for _, ids in near
-        ]
+    decode = tokenizer.tokenizer.decode
+    lines += [
+        {"reason": "near duplicate", "where": "", "text": decode(ids, skip_special_tokens=False)}
+        for _, ids in near
+    ]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -138,6 +138,8 @@ class PartTokenizer:
             if not checked:
                 encoder, checked = self._checked_encoder(kept.texts, report), True
             encoded = without_ids(encoder.encode(kept.texts), self._task.special_ids)
+            report.characters += sum(map(len, kept.texts))
+            report.dropped_characters += encoded.num_dropped
             tables.append(_table(kept, encoded.lengths))
             tokens.append(encoded.ids.astype(self._dtype))
         table = np.concatenate([_NO_DOCUMENTS, *tables])

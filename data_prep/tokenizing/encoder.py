@@ -7,7 +7,6 @@ times faster; it is optional (`pip install 'lodestar[fast]'`) and never trusted:
 import json
 import os
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -15,21 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.errors import UsageError
-from data_prep.tokenizing.tokenizer import open_tokenizer
+from data_prep.tokenizing.coverage import Coverage
+from data_prep.tokenizing.directory import open_directory
+from data_prep.tokenizing.stretches import Stretches
 
 Backend = Literal["huggingface", "gigatoken"]
 BackendChoice = Literal["auto", "huggingface", "gigatoken"]
 
-# The library holds some 450 bytes per token until a call is over.
-_STRETCH_CHARACTERS = 1 << 18
 _CACHED_WORDS = 100_000
 
 
 class Encoded(NamedTuple):
-    """Token ids of n texts end to end, (sum of lengths,), and how many each has, (n,)."""
+    """The tokens of n texts.
+
+    Attributes:
+        ids: Token ids, end to end, (sum of lengths,).
+        lengths: How many of them each text has, (n,).
+        num_dropped: Characters of all texts that the tokenizer has dropped, see coverage.py.
+    """
 
     ids: npt.NDArray[np.uint32]
     lengths: npt.NDArray[np.int64]
+    num_dropped: int = 0
 
 
 class Encoder(Protocol):
@@ -46,18 +52,16 @@ class HuggingFaceEncoder:
     def __init__(self, tokenizer_dir: Path) -> None:
         """Open the tokenizer of a Hugging Face directory."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._tokenizer = open_tokenizer(tokenizer_dir)
-        # Text that looks like a special token ("<mask>" in a manual) is the ordinary text it is.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = open_directory(tokenizer_dir).tokenizer
+        self._stretches = Stretches(self._tokenizer)
+        self.coverage = Coverage(self._tokenizer)
         # A word that was met before is not merged again: a seventh faster than with the usual 10,000.
         if hasattr(self._tokenizer.model, "_resize_cache"):
             self._tokenizer.model._resize_cache(_CACHED_WORDS)
 
     def encode(self, texts: list[str]) -> Encoded:
         """See Encoder; a very long text is encoded stretch by stretch."""
-        stretches = [list(stretches_of(text)) for text in texts]
+        stretches = [self._stretches.of(text) for text in texts]
         flat = [stretch for parts in stretches for stretch in parts]
         ids = [
             # The library hands out lists only; by way of an array they are a third faster.
@@ -65,7 +69,8 @@ class HuggingFaceEncoder:
             for encoding in self._tokenizer.encode_batch_fast(flat, add_special_tokens=False)
         ]
         counts = np.array(list(map(len, ids)), dtype=np.int64)
-        return Encoded(_joined(ids), _sums(counts, [len(parts) for parts in stretches]))
+        dropped = 0 if self.coverage.is_complete else self.coverage.num_dropped(texts)
+        return Encoded(_joined(ids), _sums(counts, [len(parts) for parts in stretches]), dropped)
 
 
 class GigatokenEncoder:
@@ -82,10 +87,11 @@ class GigatokenEncoder:
         ]
         description["post_processor"] = None
         self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(description))
+        self._stretches = Stretches(open_directory(tokenizer_dir).tokenizer)
 
     def encode(self, texts: list[str]) -> Encoded:
         """See Encoder."""
-        stretches = [list(stretches_of(text)) for text in texts]
+        stretches = [self._stretches.of(text) for text in texts]
         flat = [stretch for parts in stretches for stretch in parts]
         layout = self._tokenizer.encode_batch(flat, parallel=False).layout
         ends = np.asarray(layout.offsets.data).astype(np.int64)
@@ -109,7 +115,8 @@ def without_ids(encoded: Encoded, special_ids: tuple[int, ...]) -> Encoded:
     if not is_special.any():
         return encoded
     ends = np.concatenate([[0], np.cumsum(~is_special)])[np.cumsum(encoded.lengths)]
-    return Encoded(encoded.ids[~is_special], np.diff(ends, prepend=0).astype(np.int64))
+    lengths = np.diff(ends, prepend=0).astype(np.int64)
+    return Encoded(encoded.ids[~is_special], lengths, encoded.num_dropped)
 
 
 def choose_backend(
@@ -127,6 +134,10 @@ def choose_backend(
     """
     if choice == "huggingface":
         return "huggingface", None
+    exact = HuggingFaceEncoder(tokenizer_dir)
+    if not exact.coverage.is_complete:  # only this one counts them
+        told = "gigatoken does not count the characters that this tokenizer drops; the ordinary one is used"
+        return "huggingface", told if choice == "gigatoken" else None
     try:
         fast = GigatokenEncoder(tokenizer_dir)
     except ImportError as error:
@@ -138,7 +149,7 @@ def choose_backend(
     except Exception as error:  # it raises many kinds for tokenizers that it does not know
         told = f"gigatoken cannot open {tokenizer_dir} ({error}); the ordinary tokenizer is used"
         return "huggingface", told if choice == "gigatoken" else None
-    different = first_difference(fast, HuggingFaceEncoder(tokenizer_dir), sample)
+    different = first_difference(fast, exact, sample)
     if different is not None:
         told = f"gigatoken gives other tokens for {different[:60]!r}; the ordinary tokenizer is used"
         return "huggingface", told
@@ -155,22 +166,6 @@ def first_difference(one: Encoder, other: Encoder, texts: list[str]) -> str | No
         if not same:
             return text
     return None
-
-
-def stretches_of(text: str) -> Iterator[str]:
-    """A text in stretches of bounded length, cut before white space where there is any.
-
-    There a byte-level or word-level tokenizer begins a new word anyway, so the tokens are the same.
-    """
-    start = 0
-    while len(text) - start > _STRETCH_CHARACTERS:
-        end = start + _STRETCH_CHARACTERS
-        while end > start + 1 and not (text[end].isspace() and not text[end - 1].isspace()):
-            end -= 1
-        end = end if end > start + 1 else start + _STRETCH_CHARACTERS
-        yield text[start:end]
-        start = end
-    yield text[start:] if start else text
 
 
 def _joined(arrays: list[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:

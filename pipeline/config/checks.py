@@ -13,13 +13,15 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
-from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest, tokenizer_sha256
+from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
+from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.schema import Recipe
-from pipeline.data.corpus import Vocabulary, read_vocabulary
+from pipeline.data.corpus import Vocabulary, vocabulary_of
+from pipeline.data.corpus_tokenizer import tokenizer_problem
 from pipeline.encoder.compilation import LAST_ZERO_STAGE
 from pipeline.encoder.model import (
     has_safetensors,
@@ -160,16 +162,12 @@ def _open_corpus(recipe: Recipe) -> tuple[Manifest | None, Vocabulary | None, li
     corpus = Path(recipe.corpus)
     try:
         manifest = read_manifest(corpus)
-        found = tokenizer_sha256(corpus / TOKENIZER_NAME)
-        vocabulary = read_vocabulary(corpus)
+        tokenizer = open_directory(corpus / TOKENIZER_NAME)
+        vocabulary = vocabulary_of(tokenizer)
+        wrong = tokenizer_problem(corpus, manifest, tokenizer)
     except DataError as error:
         return None, None, [Problem(("corpus",), str(error))]
-    problems = []
-    if found != manifest.tokenizer_sha256:
-        problems.append(
-            f"{corpus / TOKENIZER_NAME} is not the tokenizer of the shards (hash {found[:12]}, the manifest "
-            f"says {manifest.tokenizer_sha256[:12]}); put the original back or prepare the corpus again"
-        )
+    problems = [] if wrong is None else [wrong]
     for split in ("train", "valid"):
         if not any(shard.rows for shard in manifest.shards_of(split)):
             problems.append(f"{corpus} has no {split} rows; prepare it with another --valid-fraction")
@@ -277,10 +275,20 @@ def _check_model_fits(
             f"the checkpoint has {config.vocab_size} embeddings, the corpus's tokenizer {vocabulary.size} "
             "tokens; prepare the corpus with the checkpoint's tokenizer",
         )
-    theirs = Path(recipe.model.checkpoint) / "tokenizer.json"
-    if theirs.is_file() and tokenizer_sha256(theirs.parent) != manifest.tokenizer_sha256:
+    yield from _check_checkpoint_tokenizer(Path(recipe.model.checkpoint), manifest)
+
+
+def _check_checkpoint_tokenizer(checkpoint: Path, manifest: Manifest) -> Iterator[Problem]:
+    if not (checkpoint / TOKENIZER_FILE).is_file():
+        return
+    try:
+        is_same = open_directory(checkpoint).is_recorded(manifest.tokenizer_sha256)
+    except DataError as error:
+        yield Problem(("model.checkpoint",), str(error))
+        return
+    if not is_same:
         yield Problem(
             ("model.checkpoint", "corpus"),
-            "the checkpoint's tokenizer.json is not the corpus's; prepare the corpus with "
-            f"--tokenizer {recipe.model.checkpoint}",
+            "the checkpoint's tokenizer.json gives other tokens than the corpus's; prepare the corpus with "
+            f"--tokenizer {checkpoint}",
         )

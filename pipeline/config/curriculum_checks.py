@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from data_prep.format import Manifest, read_manifest
+from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
+from data_prep.tokenizing.directory import open_directory
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.phases import Phase
@@ -59,6 +60,7 @@ def _open_corpora(recipe: Recipe, own: Manifest | None) -> tuple[Manifests, list
             continue
         try:
             manifest = manifests[corpus] = read_manifest(Path(corpus))
+            is_other = own is not None and not _share_tokenizer(Path(corpus), manifest, own)
         except DataError as error:
             problems.append(Problem((key,), str(error)))
             continue
@@ -66,7 +68,7 @@ def _open_corpora(recipe: Recipe, own: Manifest | None) -> tuple[Manifests, list
             problems.append(
                 Problem((key,), f"{corpus} has no train rows; prepare it with another --valid-fraction")
             )
-        if own is not None and manifest.tokenizer_sha256 != own.tokenizer_sha256:
+        if own is not None and is_other:
             problems.append(
                 Problem(
                     (key, "corpus"),
@@ -77,6 +79,14 @@ def _open_corpora(recipe: Recipe, own: Manifest | None) -> tuple[Manifests, list
                 )
             )
     return manifests, problems
+
+
+def _share_tokenizer(corpus: Path, manifest: Manifest, own: Manifest) -> bool:
+    """Whether a phase's corpus has the tokenizer of the recipe's, by content where the records differ."""
+    if manifest.tokenizer_sha256 == own.tokenizer_sha256:
+        return True
+    tokenizer = open_directory(corpus / TOKENIZER_NAME)
+    return tokenizer.is_recorded(manifest.tokenizer_sha256) and tokenizer.is_recorded(own.tokenizer_sha256)
 
 
 def _check_ends(recipe: Recipe) -> Iterator[Problem]:

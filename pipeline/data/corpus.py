@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.format import TOKENIZER_NAME, Manifest, Shard, Split, read_manifest
+from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 from pipeline.errors import DataError
 
 _PADDING = np.zeros(1, dtype=np.uint16)
@@ -32,26 +33,19 @@ class Vocabulary:
 
 def read_vocabulary(corpus_dir: Path) -> Vocabulary:
     """Read the corpus's tokenizer directory; a DataError names a special token that is missing."""
-    from transformers import AutoTokenizer
+    return vocabulary_of(open_directory(corpus_dir / TOKENIZER_NAME))
 
-    path = corpus_dir / TOKENIZER_NAME
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise many kinds for a damaged file
-        raise DataError(
-            f"{path}: the tokenizer cannot be opened ({error}); prepare the corpus again"
-        ) from error
-    names = ("pad_token", "cls_token", "sep_token", "mask_token")
-    missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
-    if missing:
-        raise DataError(f"{path}: the tokenizer has no {', '.join(missing)}; masking needs all of {names}")
+
+def vocabulary_of(tokenizer: TokenizerDirectory) -> Vocabulary:
+    """What training needs to know of a tokenizer; a DataError names a special token that is missing."""
+    ids = tokenizer.row_ids()
     return Vocabulary(
-        size=len(tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        cls_id=tokenizer.cls_token_id,
-        sep_id=tokenizer.sep_token_id,
-        mask_id=tokenizer.mask_token_id,
-        special_ids=tuple(sorted(tokenizer.all_special_ids)),
+        size=ids.vocab_size,
+        pad_id=ids.pad,
+        cls_id=ids.cls,
+        sep_id=ids.sep,
+        mask_id=tokenizer.id_of("mask"),
+        special_ids=tokenizer.special_ids,
     )
 
 

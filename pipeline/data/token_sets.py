@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.format import TOKENIZER_NAME
+from data_prep.tokenizing.directory import open_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,12 +46,10 @@ class Tokens:
 
 def read_tokens(corpus_dir: Path) -> Tokens:
     """Open a corpus's tokenizer and decode its vocabulary."""
-    from transformers import AutoTokenizer
+    from pipeline.tokenizer import transformers_tokenizer
 
     path = corpus_dir / TOKENIZER_NAME
-    return tokens_of(
-        AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False), path
-    )
+    return tokens_of(transformers_tokenizer(open_directory(path)), path)
 
 
 def tokens_of(tokenizer: "PreTrainedTokenizerBase", path: Path) -> Tokens:

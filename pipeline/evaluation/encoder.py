@@ -1,5 +1,6 @@
 """The encoder under evaluation: a run of ours, or any Hugging Face directory."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,19 +11,23 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForMaskedLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from data_prep.files import sha256_file
+from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
+from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.encoder.model import checkpoint_config, usable_positions
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.export import delete_unused, mark_used, write_export
 from pipeline.runs.run_dir import RunDir
+from pipeline.tokenizer import auto_tokenizer, first_difference, transformers_tokenizer
 from pipeline.weights import Checkpoint, choose_checkpoint, load_trained_run
+
+logger = logging.getLogger(__name__)
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _MERGES_AND_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -100,7 +105,32 @@ class Encoder:
                 "the model was trained with, with its save_pretrained"
             )
         with self._opening("a tokenizer"):
-            return AutoTokenizer.from_pretrained(str(self.model_dir), local_files_only=True)
+            if (self.model_dir / TOKENIZER_FILE).is_file():
+                tokenizer = self._read_tokenizer()
+            else:
+                tokenizer = auto_tokenizer(str(self.model_dir))
+            # A model whose tokenizer names no padding token still has one.
+            if tokenizer.pad_token is None and isinstance(self.config.pad_token_id, int):
+                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.config.pad_token_id)
+            return tokenizer
+
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of tokenizer.json, with a warning if the class beside it would give other tokens."""
+        directory = open_directory(self.model_dir)
+        if self.run is None:  # an export has proved it
+            try:
+                difference = first_difference(directory, auto_tokenizer(str(self.model_dir)), PROBE_TEXTS)
+            except Exception as error:  # code in the directory, or a class that transformers does not have
+                difference = f"it cannot open it ({' '.join(str(error).split())})"
+            if difference is not None:
+                logger.warning(
+                    "%s: tokenizer.json is used. transformers would open it otherwise, by the class named "
+                    "beside it: %s. If the model was trained with that reading, save the tokenizer anew from "
+                    "it with save_pretrained",
+                    self.path,
+                    difference,
+                )
+        return transformers_tokenizer(directory)
 
     def offset_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, where it tells which characters a token stands for; else a UsageError."""
@@ -108,6 +138,15 @@ class Encoder:
             raise UsageError(
                 f"{self.path}: its tokenizer does not tell which characters a token stands for; save a "
                 "fast one (tokenizer.json) beside the model"
+            )
+        return self.tokenizer
+
+    def padding_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, where it can put texts of several lengths into a batch; else a UsageError."""
+        if self.tokenizer.pad_token is None:
+            raise UsageError(
+                f"{self.path}: neither its tokenizer nor its config.json names a padding token, which "
+                'batches need; write "pad_token" in tokenizer_config.json, or "pad_token_id" in config.json'
             )
         return self.tokenizer
 
@@ -131,10 +170,12 @@ class Encoder:
             model, loaded = auto_class.from_pretrained(  # type: ignore[attr-defined]
                 str(self.model_dir),
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 dtype=torch.float32,
                 **options,
             )
+        self._check_embeddings(model)
         for name, weight in model.named_parameters():
             if not bool(weight.isfinite().all()):
                 raise UsageError(
@@ -143,11 +184,23 @@ class Encoder:
                 )
         return model.to(self.device), loaded
 
-    def masked_lm(self, attention: str = "sdpa") -> PreTrainedModel:
+    def _check_embeddings(self, model: PreTrainedModel) -> None:
+        """Refuse a tokenizer with ids that the model has no embedding for."""
+        embedding: Any = model.get_input_embeddings()
+        num_embeddings = len(embedding.weight)
+        size = max(self.tokenizer.get_vocab().values()) + 1
+        if size > num_embeddings:
+            raise UsageError(
+                f"{self.path}: the tokenizer has {size:,} tokens, the model {num_embeddings:,} embeddings; "
+                "save the tokenizer that the model was trained with beside it"
+            )
+
+    def masked_lm(self, attention: str | None = None) -> PreTrainedModel:
         """The model with its masked-token output layer, in float32 and evaluation mode on the device.
 
         Args:
-            attention: transformers' name of the implementation.
+            attention: transformers' name of the implementation; None for its own choice, which is the
+                fastest that the family has.
 
         Raises:
             UsageError: the directory holds no such model, or lacks some of its weights.
@@ -185,6 +238,11 @@ class Encoder:
         # The libraries behind it raise what they like: tokenizers' is a plain Exception.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+            if "trust_remote_code" in reason:
+                raise UsageError(
+                    f"{self.path} can only be opened by code of its own (auto_map in its configuration), "
+                    "which is never run here; save the model as one of the families of transformers"
+                ) from error
             raise UsageError(
                 f"{self.path} cannot be opened as {what}: {reason}; copy its files again, "
                 "or save it anew with save_pretrained"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoTokenizer
 
 from data_prep.format import TOKENIZER_NAME
+from data_prep.tokenizing.directory import open_directory
 from pipeline.data.corpus import CorpusSplit
 from pipeline.data.documents import Documents
 from pipeline.evaluation.attention_snapshot import Snapshot, pick_sentence, read_snapshots, record_attention
@@ -39,9 +39,10 @@ def attend_to_sentence(trained: TrainedRun) -> SentenceAttention:
         for snapshot in read_snapshots(trained.run.attention)
         if snapshot.step < trained.step and snapshot.probs.shape == now.shape
     ]
-    path = trained.corpus.path / TOKENIZER_NAME
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    tokens = [str(tokenizer.decode([token_id])).strip() or "_" for token_id in token_ids]
+    tokenizer = open_directory(trained.corpus.path / TOKENIZER_NAME).tokenizer
+    tokens = [
+        tokenizer.decode([token_id], skip_special_tokens=False).strip() or "_" for token_id in token_ids
+    ]
     return SentenceAttention(token_ids, tokens, [*kept, Snapshot(trained.step, now)])
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from data_prep.__main__ import main
@@ -16,7 +14,6 @@ from data_prep.tokenizing.encoder import (
     HuggingFaceEncoder,
     choose_backend,
     first_difference,
-    stretches_of,
 )
 
 TEXTS = [
@@ -88,26 +85,3 @@ def test_a_wordpiece_tokenizer_takes_the_ordinary_way(documents_file: Path, tmp_
     train = ["tokenizer", str(documents_file), "--out", str(out), "--kind", "wordpiece"]
     assert main([*train, "--vocab-size", "200"]) == 0
     assert choose_backend("auto", out, TEXTS)[0] == "huggingface"
-
-
-@given(st.text("ab \n", max_size=60), st.integers(2, 20))
-def test_stretches_are_the_text(text: str, limit: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_STRETCH_CHARACTERS", limit)
-        parts = list(stretches_of(text))
-    assert "".join(parts) == text
-    assert all(len(part) <= limit for part in parts)
-    assert all(parts) or parts == [""]
-
-
-@given(st.text("ka ro\n\t.", max_size=80))
-def test_cutting_before_a_space_changes_no_token(
-    reference: Tokenizer, tokenizer_dir: Path, text: str
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_STRETCH_CHARACTERS", 12)
-        parts = list(stretches_of(text))
-        cut_at_space = all(part[0].isspace() for part in parts[1:])
-        ids = HuggingFaceEncoder(tokenizer_dir).encode([text]).ids.tolist()
-    if cut_at_space:
-        assert ids == reference.encode(text, add_special_tokens=False).ids

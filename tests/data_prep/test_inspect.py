@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.format import Split, read_manifest
-from data_prep.tokenizing.tokenizer import open_tokenizer
+from data_prep.tokenizing.directory import open_directory
 from pipeline.data.corpus import CorpusSplit
 
 
@@ -54,7 +54,7 @@ def test_rows_are_those_that_training_reads_under_their_numbers(
     shown = rows_shown(capsys.readouterr().out)
     assert list(shown) == numbers
     trained = CorpusSplit(made_corpus, split).read(np.array(numbers))
-    tokenizer = open_tokenizer(made_corpus / "tokenizer")
+    tokenizer = open_directory(made_corpus / "tokenizer").tokenizer
     for text, ids, length, starts in zip(shown.values(), trained.input_ids, trained.lengths, trained.starts):
         borders = [*np.unique(starts[:length]).tolist(), int(length)]
         pieces = [ids[start:end].tolist() for start, end in pairwise(borders)]

@@ -135,7 +135,7 @@ def test_leftovers_of_an_interrupted_publication_are_finished(
         def die(*arguments: object) -> None:
             raise OSError("killed here")
 
-        patch.setattr("data_prep.stages.publish.copy_tokenizer", die)
+        patch.setattr("data_prep.stages.publish.write_atomically", die)
         assert main(arguments) == 74
     assert (out / "train-00000-of-00003.arrow").exists()
     assert not (out / "manifest.json").exists()
@@ -164,7 +164,12 @@ def test_a_finished_corpus_is_left_alone(
     assert f"input {documents_file} ({documents_file.stat().st_size} bytes) is no longer named" in told
     other = tmp_path / "other"
     shutil.copytree(tokenizer_dir, other)
-    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+    saved = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(saved.rstrip() + "\n\n")  # the same content
+    assert main(shard_command(documents_file, other, corpus_copy)) == 0
+    (other / "tokenizer.json").write_text(
+        saved.replace('"add_prefix_space": false', '"add_prefix_space": true')
+    )
     assert main(shard_command(documents_file, other, corpus_copy)) == 64
     assert "the tokenizer is another one" in capsys.readouterr().err
     assert (corpus_copy / "manifest.json").stat().st_mtime_ns == before

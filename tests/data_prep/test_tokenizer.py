@@ -1,6 +1,5 @@
 """Trained tokenizers: special tokens in place, the same in transformers, the same every time."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -10,8 +9,6 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from data_prep.__main__ import main
-from data_prep.errors import DataError
-from data_prep.tokenizing.tokenizer import SpecialIds, copy_tokenizer, open_tokenizer, special_ids
 
 TEXT = "Karo <mask> miten\n\nsul  ba, \u00dcber <s>\U0001f600"
 
@@ -133,39 +130,3 @@ def test_the_smallest_vocabulary_told_is_accepted(
         assert main([*arguments, "--vocab-size", "10"]) == 64
         smallest = capsys.readouterr().err.split("alone take ")[1].split(";")[0]
         assert main([*arguments, "--vocab-size", smallest]) == 0
-
-
-def test_special_ids_of_a_foreign_tokenizer(tokenizer_dir: Path, tmp_path: Path) -> None:
-    copy_tokenizer(tokenizer_dir, tmp_path / "tok")
-    tokenizer = open_tokenizer(tmp_path / "tok")
-    path = tmp_path / "tok" / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    config["cls_token"] = {"content": "<s>", "__type": "AddedToken"}
-    path.write_text(json.dumps(config))
-    assert special_ids(tokenizer, tmp_path / "tok") == SpecialIds(cls=0, sep=2, pad=1, vocab_size=400)
-    path.write_text(json.dumps({**config, "sep_token": "[SEP]"}))
-    with pytest.raises(DataError, match=r"sep_token is '\[SEP\]', which is not in the vocabulary"):
-        special_ids(tokenizer, tmp_path / "tok")
-    path.write_text(json.dumps({**config, "pad_token": None}))
-    with pytest.raises(DataError, match=r"tokenizer_config\.json: pad_token is not set"):
-        special_ids(tokenizer, tmp_path / "tok")
-    path.unlink()
-    with pytest.raises(DataError, match=r"tokenizer_config\.json: cannot be read"):
-        special_ids(tokenizer, tmp_path / "tok")
-    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer"):
-        open_tokenizer(tmp_path / "tok")
-    with pytest.raises(DataError, match=r"no tokenizer\.json; make one"):
-        open_tokenizer(tmp_path)
-
-
-def test_only_the_tokenizer_is_copied(tokenizer_dir: Path, tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    copy_tokenizer(tokenizer_dir, source)
-    (source / "model.safetensors").touch()
-    target.mkdir()
-    (target / "vocab.txt").write_text("of an earlier tokenizer")
-    copy_tokenizer(source, target)
-    assert sorted(path.name for path in target.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
-    copy_tokenizer(target, target)
-    assert (target / "tokenizer.json").is_file()

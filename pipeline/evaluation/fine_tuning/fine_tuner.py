@@ -153,7 +153,7 @@ class FineTuner:
         trainer = Trainer(
             model=model,
             args=arguments,
-            data_collator=collator(self.encoder.tokenizer),
+            data_collator=collator(self.encoder.padding_tokenizer()),
             train_dataset=train,  # a list does: it has a length and is indexed
             callbacks=[_Progress()],
         )

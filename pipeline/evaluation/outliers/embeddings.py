@@ -82,7 +82,7 @@ def outputs(
 
     Sentences of about the same length share a batch, so that little is computed for padding.
     """
-    tokenizer, cut = encoder.tokenizer, encoder.longest_input(max_length)
+    tokenizer, cut = encoder.padding_tokenizer(), encoder.longest_input(max_length)
     ids = tokenizer(list(sentences), truncation=True, max_length=cut)["input_ids"]
     order = np.argsort([len(row) for row in ids], kind="stable")
     was_training = model.training

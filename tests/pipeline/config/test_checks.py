@@ -190,7 +190,9 @@ def test_manifest_is_damaged(make_recipe: MakeRecipe, corpus_copy: Path) -> None
 
 def test_tokenizer_is_not_the_shards(make_recipe: MakeRecipe, corpus_copy: Path) -> None:
     path = corpus_copy / "tokenizer" / "tokenizer.json"
-    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(content), encoding="utf-8")
     written_by = read_manifest(corpus_copy).tokenizer_sha256[:12]
 
     problem = only_problem(make_recipe({"corpus": str(corpus_copy)}))
@@ -318,9 +320,18 @@ def test_checkpoint_config_is_damaged(make_recipe: MakeRecipe, checkpoint: Path)
     assert "model.checkpoint" in only_problem(from_checkpoint(make_recipe, checkpoint)).keys
 
 
+def test_checkpoint_with_the_tokenizer_saved_anew_is_fine(make_recipe: MakeRecipe, checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+
+    assert check(from_checkpoint(make_recipe, checkpoint)) == []
+
+
 def test_checkpoint_has_another_tokenizer(make_recipe: MakeRecipe, checkpoint: Path) -> None:
     path = checkpoint / "tokenizer.json"
-    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(content), encoding="utf-8")
 
     problem = only_problem(from_checkpoint(make_recipe, checkpoint))
 

@@ -251,6 +251,8 @@ def test_tokenizer_without_a_mask_token_is_refused(corpus_copy: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["mask_token"]
     path.write_text(json.dumps(config), encoding="utf-8")
+    path = path.with_name("tokenizer.json")
+    path.write_text(path.read_text(encoding="utf-8").replace("<mask>", "<gone>"), encoding="utf-8")
 
     with pytest.raises(DataError, match="mask_token"):
         read_vocabulary(corpus_copy)

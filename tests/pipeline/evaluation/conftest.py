@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from data_prep.__main__ import main as data_prep
-from data_prep.tokenizing.tokenizer import open_tokenizer, special_ids
-from pipeline.data.corpus import Vocabulary
+from data_prep.tokenizing.directory import open_directory
+from pipeline.data.corpus import vocabulary_of
 from pipeline.encoder.model import build_model
 from pipeline.evaluation.encoder import Encoder
 from tests.pipeline.tiny_models import tiny_section
@@ -35,10 +35,7 @@ def tiny_encoder(
     def make(family: str = "roberta", kind: str = "bpe", dropout: float = 0.1) -> Encoder:
         path = tmp_path_factory.mktemp("encoders") / family
         tokenizer_dir = tiny_tokenizer if kind == "bpe" else tiny_wordpiece
-        opened = open_tokenizer(tokenizer_dir)
-        ids = special_ids(opened, tokenizer_dir)
-        mask = opened.token_to_id("<mask>" if kind == "bpe" else "[MASK]")
-        vocabulary = Vocabulary(ids.vocab_size, ids.pad, ids.cls, ids.sep, mask, (0, 1, 2, 3, 4))
+        vocabulary = vocabulary_of(open_directory(tokenizer_dir))
         section = tiny_section(family, num_layers=2, dropout=dropout)
         build_model(section, vocabulary, LONGEST_INPUT, seed=0).save_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)

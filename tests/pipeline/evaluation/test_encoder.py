@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.minimal_pairs import paradigm_files
@@ -25,8 +25,8 @@ def reopened(encoder):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer.json", b'{"version": "1.0", "trunc', "cannot be opened as a tokenizer"),
-        ("tokenizer.json", b"{}", "cannot be opened as a tokenizer"),
+        ("tokenizer.json", b'{"version": "1.0", "trunc', "not a tokenizer"),
+        ("tokenizer.json", b"{}", "not a tokenizer"),
         ("config.json", b'{"model_type": "nonsense"}', "cannot be opened as"),
         ("config.json", b'{"model_t', "cannot be opened as"),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}", "cannot be opened as AutoModel"),
@@ -36,7 +36,7 @@ def test_damaged_files_are_told_once(tiny_encoder, tmp_path, file, content, mess
     path = tiny_encoder().path
     (path / file).write_bytes(content)
     write_sst2(tmp_path, num_train=8, num_dev=8)
-    with pytest.raises(UsageError, match=message) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         evaluate(str(path), "glue", {"data": tmp_path, "seeds": 1})
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)

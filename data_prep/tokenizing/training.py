@@ -1,4 +1,4 @@
-"""Training a tokenizer, and what the packer needs to know of one.
+"""Training a tokenizer.
 
 Two kinds, each with its family's special tokens at ids 0 to 4:
 
@@ -8,20 +8,20 @@ Two kinds, each with its family's special tokens at ids 0 to 4:
 The result is a Hugging Face tokenizer directory, and the same bytes for the same texts and options.
 """
 
-import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
 from data_prep.errors import DataError, UsageError
-from data_prep.files import sync_file, write_atomically, write_json_atomically
+from data_prep.files import write_atomically, write_json_atomically
+from data_prep.tokenizing.directory import CONFIG_FILE, TOKENIZER_FILE, transformers_config
+from data_prep.tokenizing.special_tokens import Role
 
 Kind = Literal["bpe", "wordpiece"]
 
@@ -29,36 +29,24 @@ MODEL_MAX_LENGTH = 512  # what AutoTokenizer truncates to when asked; of no effe
 _MAX_WORDPIECE_CHARACTERS = 1000  # rarer ones become [UNK]
 _TEXTS_PER_STEP = 256
 
-_SPECIAL_TOKENS: dict[Kind, dict[str, str]] = {
+_SPECIAL_TOKENS: dict[Kind, dict[Role, str]] = {
     "bpe": {
-        "bos_token": "<s>",
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-        "cls_token": "<s>",
-        "sep_token": "</s>",
+        "bos": "<s>",
+        "pad": "<pad>",
+        "eos": "</s>",
+        "unk": "<unk>",
+        "mask": "<mask>",
+        "cls": "<s>",
+        "sep": "</s>",
     },
     "wordpiece": {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
+        "pad": "[PAD]",
+        "unk": "[UNK]",
+        "cls": "[CLS]",
+        "sep": "[SEP]",
+        "mask": "[MASK]",
     },
 }
-
-# The files that make a tokenizer directory; a model's directory may hold gigabytes beside them.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "config.json",  # tells AutoTokenizer the class where tokenizer_config.json does not
-)
 
 
 @dataclass(frozen=True)
@@ -69,16 +57,6 @@ class TokenizerOptions:
     vocab_size: int
     min_frequency: int
     lowercase: bool
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """What packing needs of a tokenizer; `vocab_size` is one more than the largest id."""
-
-    cls: int
-    sep: int
-    pad: int
-    vocab_size: int
 
 
 def train_tokenizer(texts: Callable[[], Iterable[str]], options: TokenizerOptions) -> Tokenizer:
@@ -122,20 +100,14 @@ def save_tokenizer(tokenizer: Tokenizer, kind: Kind, out: Path, overwrite: bool)
         UsageError: `out` holds another tokenizer and `overwrite` is false.
     """
     serialized = tokenizer.to_str(pretty=True) + "\n"
-    present = out / "tokenizer.json"
+    present = out / TOKENIZER_FILE
     if present.is_file() and not overwrite and present.read_text(encoding="utf-8") != serialized:
         raise UsageError(f"{out} holds another tokenizer; name another --out, or replace it with --overwrite")
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": MODEL_MAX_LENGTH,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        **_SPECIAL_TOKENS[kind],
-    }
-    if kind == "wordpiece":
-        config["model_input_names"].insert(1, "token_type_ids")
+    types = ["token_type_ids"] if kind == "wordpiece" else []
+    inputs = ["input_ids", *types, "attention_mask"]
+    config = transformers_config(_SPECIAL_TOKENS[kind], MODEL_MAX_LENGTH, inputs)
     out.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(out / "tokenizer_config.json", config)
+    write_json_atomically(out / CONFIG_FILE, config)
     write_atomically(present, serialized)
 
 
@@ -143,62 +115,8 @@ def check_tokenizer_out(out: Path) -> None:
     """Refuse an output that is in use for something else, before hours of training."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a directory")
-    if out.is_dir() and any(out.iterdir()) and not (out / "tokenizer.json").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / TOKENIZER_FILE).is_file():
         raise UsageError(f"--out {out} is not empty and holds no tokenizer; name another directory")
-
-
-def open_tokenizer(tokenizer_dir: Path) -> Tokenizer:
-    """The `tokenizers` object of a Hugging Face tokenizer directory; a DataError if it cannot be read."""
-    path = tokenizer_dir / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(
-            f"{tokenizer_dir}: no tokenizer.json; make one with 'python -m data_prep tokenizer', or save a "
-            "Hugging Face tokenizer there with its save_pretrained (names of the Hub are not looked up)"
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path}: not a tokenizer: {error}") from error
-
-
-def special_ids(tokenizer: Tokenizer, tokenizer_dir: Path) -> SpecialIds:
-    """The ids of the cls, sep and pad tokens the directory's configuration names.
-
-    Raises:
-        DataError: One is not named, or not in the vocabulary; the message says which and where.
-    """
-    path = tokenizer_dir / "tokenizer_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    ids: dict[str, int] = {}
-    for role in ("cls_token", "sep_token", "pad_token"):
-        named = config.get(role)
-        token = named.get("content") if isinstance(named, dict) else named
-        token_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
-        if token_id is None:
-            found = "is not set" if token is None else f"is {token!r}, which is not in the vocabulary"
-            raise DataError(
-                f'{path}: {role} {found}; write for example "{role}": "[{role[:3].upper()}]" there'
-            )
-        ids[role] = token_id
-    vocab_size = max(tokenizer.get_vocab().values()) + 1
-    return SpecialIds(ids["cls_token"], ids["sep_token"], ids["pad_token"], vocab_size)
-
-
-def copy_tokenizer(tokenizer_dir: Path, target: Path) -> None:
-    """Make `target` a copy of the files that make a tokenizer, and of nothing else beside them."""
-    if target.exists():
-        if target.samefile(tokenizer_dir):
-            return
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
-    for name in _TOKENIZER_FILES:
-        if (tokenizer_dir / name).is_file():
-            shutil.copyfile(tokenizer_dir / name, target / name)
-            sync_file(target / name)
-    sync_file(target)
 
 
 def _special_tokens(kind: Kind) -> list[AddedToken]:
