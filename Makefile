@@ -4,7 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench clean
+TRANSFORMERS_4 := $(VENV)/transformers4/.ready
+
+.PHONY: demo test test-matrix lint format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
@@ -30,8 +32,18 @@ corpora/demo/manifest.json: | $(READY)
 	$(PY) -m data_prep shard corpora/demo.jsonl --tokenizer corpora/demo-tokenizer --out corpora/demo \
 		--length 64 --valid-fraction 0.02
 
-test: $(READY)
+test: $(READY) $(TRANSFORMERS_4)
 	$(PY) -m pytest --numprocesses 2 --dist loadgroup
+
+# What the default run samples, whole: every kind of tokenizer trained, evaluated and exported.
+test-matrix: $(READY) $(TRANSFORMERS_4)
+	$(PY) -m pytest --numprocesses 2 --dist load -m matrix
+
+# Beside the environment, not in it: exports must open in transformers 4, too.
+$(TRANSFORMERS_4): tests/tokenizers/transformers4.txt | $(READY)
+	rm -rf $(@D)
+	$(PY) -m pip install --quiet --no-deps --target $(@D) --requirement $<
+	touch $@
 
 lint: $(READY)
 	$(PY) -m ruff format --check .

@@ -21,6 +21,7 @@ from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.encoder.model import checkpoint_config, usable_positions
 from pipeline.errors import UsageError, UserError
+from pipeline.evaluation.padding import depends_on_padding
 from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.export import delete_unused, mark_used, write_export
 from pipeline.runs.run_dir import RunDir
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _MERGES_AND_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PADDED_TOKENS = 5  # of a text on which a model is tried with padding
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -152,8 +154,12 @@ class Encoder:
 
     def longest_input(self, asked: int | None = None) -> int:
         """`asked`, or what model and tokenizer can take if that is less; in tokens."""
-        with self._opening("a model with a longest input"):
-            longest = min(usable_positions(self.config), self.tokenizer.model_max_length)
+        if getattr(self.config, "max_position_embeddings", None) is None:
+            raise UsageError(
+                f"{self.path}: the configuration of this {self.config.model_type} model has no longest input "
+                "(max_position_embeddings); models without one cannot be evaluated here"
+            )
+        longest = min(usable_positions(self.config), self.tokenizer.model_max_length)
         return longest if asked is None else min(asked, longest)
 
     def open_model(self, auto_class: type, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -182,7 +188,15 @@ class Encoder:
                     f"{self.path}: the weight {name} holds values that are no finite numbers; name a model "
                     "whose training did not diverge, or copy it again if its file was damaged"
                 )
-        return model.to(self.device), loaded
+        model = model.to(self.device)
+        with self._opening("a model for texts of several lengths"):
+            text, pad_id = self.tokenizer(PROBE_TEXTS[0])["input_ids"], self.tokenizer.pad_token_id or 0
+            if depends_on_padding(model, text[:_PADDED_TOKENS], pad_id):
+                raise UsageError(
+                    f"{self.path}: padding changes what a {model.config.model_type} model makes of a text, "
+                    "so that batches of texts would be measured wrongly; it cannot be evaluated here"
+                )
+        return model, loaded
 
     def _check_embeddings(self, model: PreTrainedModel) -> None:
         """Refuse a tokenizer with ids that the model has no embedding for."""

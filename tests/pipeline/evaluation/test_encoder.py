@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from data_prep.tokenizing.directory import open_directory
+from pipeline.data.corpus import vocabulary_of
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.evaluate import evaluate
@@ -45,7 +47,7 @@ def test_damaged_files_are_told_once(tiny_encoder, tmp_path, file, content, mess
 def test_configuration_without_a_longest_input_is_told(tiny_encoder):
     encoder = tiny_encoder()
     (encoder.path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UsageError, match="cannot be opened as a model with a longest input"):
+    with pytest.raises(UsageError, match="this t5 model has no longest input"):
         reopened(encoder).longest_input()
 
 
@@ -85,3 +87,97 @@ def test_paradigms_are_files_of_a_directory(tmp_path):
     with pytest.raises(UsageError, match="is a file; name the directory it lies in"):
         paradigm_files(tmp_path / "b.jsonl")
     assert paradigm_files(tmp_path) == [tmp_path / "b.jsonl"]
+
+
+# What people bring
+
+
+def save_tiny(path, family, tokenizer_dir, **config):
+    """A small random encoder of any family, with a tokenizer beside it."""
+    vocabulary = vocabulary_of(open_directory(tokenizer_dir))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    settings = {
+        "vocab_size": vocabulary.size,
+        "pad_token_id": vocabulary.pad_id,
+        "max_position_embeddings": 130,
+    }
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **{**sizes, **settings, **config}))
+    model.save_pretrained(path)
+    open_directory(tokenizer_dir).write(path)
+    return Encoder.open(str(path), torch.device("cpu"))
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta-v2", "electra", "distilbert"])
+def test_a_family_without_fused_attention_is_opened(family, tiny_tokenizer, tmp_path):
+    encoder = save_tiny(tmp_path, family, tiny_tokenizer)
+    assert encoder.masked_lm().config.model_type == family
+
+
+def test_a_model_that_mixes_padding_in_is_refused(tiny_tokenizer, tmp_path):
+    encoder = save_tiny(tmp_path, "fnet", tiny_tokenizer)
+    with pytest.raises(UsageError, match="padding changes what a fnet model makes of a text"):
+        encoder.masked_lm()
+
+
+def test_a_model_without_a_longest_input_is_refused(tiny_tokenizer, tmp_path):
+    sizes = {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1]}
+    vocabulary = vocabulary_of(open_directory(tiny_tokenizer))
+    config = AutoConfig.for_model("funnel", vocab_size=vocabulary.size, num_decoder_layers=1, **sizes)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    open_directory(tiny_tokenizer).write(tmp_path)
+    with pytest.raises(UsageError, match="this funnel model has no longest input"):
+        Encoder.open(str(tmp_path), torch.device("cpu")).longest_input()
+
+
+def test_more_tokens_than_embeddings_are_told(tiny_encoder):
+    encoder = tiny_encoder()
+    tokenizer = AutoTokenizer.from_pretrained(encoder.path)
+    tokenizer.add_tokens([f"<new {number}>" for number in range(64)])  # embeddings are padded to 64
+    tokenizer.save_pretrained(encoder.path)
+    with pytest.raises(UsageError, match=r"the tokenizer has 664 tokens, the model 640 embeddings"):
+        reopened(encoder).masked_lm()
+
+
+def test_texts_are_padded_and_cut_at_their_end_whatever_the_directory_says(tiny_encoder):
+    encoder = tiny_encoder()
+    change_json(encoder.path / "tokenizer_config.json", padding_side="left", truncation_side="left")
+    tokenizer = reopened(encoder).padding_tokenizer()
+    ids = tokenizer(["one", "one two three four"], padding=True)["input_ids"]
+    assert ids[0][0] == tokenizer.cls_token_id
+    assert ids[0][-1] == tokenizer.pad_token_id
+    cut = tokenizer("one two three four", truncation=True, max_length=4)["input_ids"]
+    assert cut[:-1] == ids[1][:3]
+
+
+def test_the_padding_token_of_the_model_is_used_where_the_tokenizer_names_none(tiny_encoder):
+    encoder = tiny_encoder()
+    content = (encoder.path / "tokenizer.json").read_text().replace("<pad>", "<gone>")
+    (encoder.path / "tokenizer.json").write_text(content)
+    change_json(encoder.path / "tokenizer_config.json", pad_token=None)
+    assert reopened(encoder).padding_tokenizer().pad_token_id == 1
+    change_json(encoder.path / "config.json", pad_token_id=None)
+    with pytest.raises(UsageError, match="names a padding token, which batches need"):
+        reopened(encoder).padding_tokenizer()
+
+
+def test_a_tokenizer_that_transformers_opens_otherwise_is_told(tiny_encoder, caplog):
+    encoder = tiny_encoder()
+    change_json(encoder.path / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    expected = open_directory(encoder.path).tokenizer.encode("One two").ids
+    assert reopened(encoder).tokenizer("One two")["input_ids"] == expected
+    assert "transformers would open it otherwise" in caplog.text
+
+
+def test_code_of_the_directory_is_never_run(tiny_encoder, capfd):
+    encoder = tiny_encoder()
+    auto_map = {"AutoConfig": "configuration_mine.C", "AutoModelForMaskedLM": "configuration_mine.M"}
+    change_json(encoder.path / "config.json", model_type="mine", auto_map=auto_map)
+    (encoder.path / "configuration_mine.py").write_text("print('RUN')")
+    with pytest.raises(UsageError, match="can only be opened by code of its own"):
+        reopened(encoder).masked_lm()
+    assert "RUN" not in capfd.readouterr().out
