@@ -9,7 +9,7 @@ from data_prep.tokenizing.directory import TokenizerDirectory
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.data.corpus import CorpusRows, CorpusSplit
 
-_NUM_ROWS = 8
+_NUM_ROWS, _NUM_TEXTS = 256, 8  # rows whose special tokens are compared, and those that are tokenized again
 
 
 def tokenizer_problem(corpus: Path, manifest: Manifest, tokenizer: TokenizerDirectory) -> str | None:
@@ -56,7 +56,7 @@ def _wrong_special_token(rows: CorpusRows, tokenizer: TokenizerDirectory) -> str
 def _other_reading(tokenizer: TokenizerDirectory, rows: CorpusRows | None) -> str | None:
     from pipeline.tokenizer import first_difference, row_texts, transformers_tokenizer
 
-    texts = [*PROBE_TEXTS, *([] if rows is None else row_texts(tokenizer, rows.input_ids))]
+    texts = [*PROBE_TEXTS, *([] if rows is None else row_texts(tokenizer, rows.input_ids[:_NUM_TEXTS]))]
     difference = first_difference(tokenizer, transformers_tokenizer(tokenizer), texts)
     if difference is None:
         return None

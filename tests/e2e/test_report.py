@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import normalizers
 
+from pipeline import export
 from pipeline.__main__ import main
 from pipeline.accounting.metrics import MEASURED_FIELDS
 from pipeline.evaluation.attention_snapshot import Snapshot, read_snapshots
 from pipeline.report import page
 from pipeline.report.attention_maps import SentenceAttention
+from pipeline.tokenizer import auto_tokenizer
 from tests.e2e.running import last_evaluation, overrides, train
 
 FIGURES = ["loss", "guidance_mass", "guidance_error", "forming", "attention_maps", "rates", "throughput"]
@@ -117,3 +120,23 @@ def test_a_directory_without_a_run_is_refused(tmp_path, capsys):
     for command in ("evaluate", "export", "report"):
         assert main([command, str(tmp_path)]) == 64
         assert re.search("holds (no|neither a) run", capsys.readouterr().err)
+
+
+def test_export_whose_tokenizer_reads_otherwise_is_not_published(run_dir, tmp_path, monkeypatch, capsys):
+    def lower(path):
+        tokenizer = auto_tokenizer(path)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        return tokenizer
+
+    out = tmp_path / "export"
+    monkeypatch.setattr(export, "auto_tokenizer", lower)
+    assert main(["export", str(run_dir), "--out", str(out)]) == 74
+    assert "the exported tokenizer, opened by transformers, is another one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert main(["export", str(run_dir), "--out", str(out)]) == 0
+    assert "same logits and tokens as the run on 4 rows" in capsys.readouterr().out
+    config = json.loads((out / "tokenizer_config.json").read_text())
+    assert (config["tokenizer_class"], config["model_max_length"]) == ("PreTrainedTokenizerFast", 32)
+    files = {path.name for path in out.iterdir()}
+    assert files == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}

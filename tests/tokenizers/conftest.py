@@ -64,7 +64,9 @@ def prepare(
 def read_by_transformers_4() -> Callable[[dict[str, list[str]]], dict[str, list[Any]]]:
     """A function that reads directories in a process with transformers 4; see transformers4.py."""
     if not (TRANSFORMERS_4 / "transformers").is_dir():
-        pytest.skip(f"needs transformers 4 in {TRANSFORMERS_4}; make it with: make .venv/transformers4/.ready")
+        pytest.skip(
+            f"needs transformers 4 in {TRANSFORMERS_4}; make it with: make .venv/transformers4/.ready"
+        )
 
     def read(texts: dict[str, list[str]]) -> dict[str, list[Any]]:
         process = subprocess.run(
