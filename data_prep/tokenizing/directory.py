@@ -151,9 +151,8 @@ class TokenizerDirectory:
         """
         target.mkdir(parents=True, exist_ok=True)
         write_atomically(target / TOKENIZER_FILE, self.content)
-        config = transformers_config(
-            self.special_tokens, model_max_length or self.model_max_length, self.model_input_names
-        )
+        length = model_max_length or self.model_max_length
+        config = transformers_config(self.tokenizer, self.special_tokens, self.model_input_names, length)
         write_json_atomically(target / CONFIG_FILE, config)
         sync_file(target)
 
@@ -194,12 +193,21 @@ def open_directory(path: Path) -> TokenizerDirectory:
 
 
 def transformers_config(
-    special_tokens: dict[Role, str], model_max_length: int | None, model_input_names: list[str]
+    tokenizer: Tokenizer,
+    special_tokens: dict[Role, str],
+    model_input_names: list[str],
+    model_max_length: int | None,
 ) -> dict[str, Any]:
-    """A tokenizer_config.json by whose class transformers 4 and 5 take tokenizer.json as it is."""
+    """A tokenizer_config.json with which transformers 4 and 5 take tokenizer.json as it is."""
+    pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
+    optional = {
+        "model_max_length": model_max_length,
+        # transformers 4 makes a pre-tokenizer what the configuration says.
+        "add_prefix_space": pre_tokenizer.get("add_prefix_space"),
+    }
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **({} if model_max_length is None else {"model_max_length": model_max_length}),
+        **{key: value for key, value in optional.items() if value is not None},
         "clean_up_tokenization_spaces": False,
         "model_input_names": model_input_names,
         "padding_side": "right",

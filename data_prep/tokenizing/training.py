@@ -105,7 +105,7 @@ def save_tokenizer(tokenizer: Tokenizer, kind: Kind, out: Path, overwrite: bool)
         raise UsageError(f"{out} holds another tokenizer; name another --out, or replace it with --overwrite")
     types = ["token_type_ids"] if kind == "wordpiece" else []
     inputs = ["input_ids", *types, "attention_mask"]
-    config = transformers_config(_SPECIAL_TOKENS[kind], MODEL_MAX_LENGTH, inputs)
+    config = transformers_config(tokenizer, _SPECIAL_TOKENS[kind], inputs, MODEL_MAX_LENGTH)
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomically(out / CONFIG_FILE, config)
     write_atomically(present, serialized)

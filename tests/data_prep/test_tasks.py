@@ -194,6 +194,9 @@ def test_a_tokenizer_that_changes_between_tasks_is_noticed(
     shutil.copytree(tokenizer_dir, mine)
     options = ["--task", "0/2", "--workers", "1"]
     assert main(shard_command(documents_file, mine, tmp_path / "out", *options)) == 0
-    (mine / "tokenizer.json").write_text((mine / "tokenizer.json").read_text() + "\n")
+    other = (
+        (mine / "tokenizer.json").read_text().replace('"add_prefix_space": false', '"add_prefix_space": true')
+    )
+    (mine / "tokenizer.json").write_text(other)
     assert main(shard_command(documents_file, mine, tmp_path / "out", *options)) == 64
     assert "the tokenizer is another one" in capsys.readouterr().err

@@ -43,7 +43,9 @@ def test_all_damage_is_told_at_once(corpus_copy: Path, capsys: pytest.CaptureFix
     os.truncate(corpus_copy / TRAIN, 1000)
     (corpus_copy / "train-00000-of-00009.arrow").touch()
     tokenizer = corpus_copy / "tokenizer" / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text() + "\n")
+    tokenizer.write_text(
+        tokenizer.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true')
+    )
     told = problems(corpus_copy, capsys)
     assert f"{VALID}: missing" in told
     assert f"{TRAIN}: 1,000 bytes, the manifest says" in told
