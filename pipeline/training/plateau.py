@@ -11,9 +11,12 @@ from pipeline.config.schema import Recipe
 from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
 from pipeline.guidance.run import RunGuidance
 from pipeline.runs.run_dir import RunDir
+from pipeline.training.plateau_advice import Progress, explain
 
 EVENT = "guidance holds back"
 _OFF_PLATEAU = 0.97  # of the unigram loss: a model below it has learned something of context
+# No run of docs/studies.md, guided or not, had left the plateau at an evaluation before this step.
+EARLIEST_ONSET = 200
 
 
 class PlateauWatch:
@@ -26,10 +29,10 @@ class PlateauWatch:
 
     def look(self, step: int, loss: float) -> str | None:
         """After an evaluation with this held-out loss: what to tell the user, if anything."""
-        formed_step = self._guidance.formation.formed_step
-        schedule = self._guidance.schedule
+        formed_step, schedule = self._guidance.formation.formed_step, self._guidance.schedule
         guided = schedule.at(step - 1, formed_step)  # the step before this evaluation
-        if not (guided.layers or guided.bias) or step < self._due_step(formed_step):
+        due = self._due_step(formed_step)
+        if not (guided.layers or guided.bias) or due is None or step < due:
             return None
         if self._unigram_loss is None:
             rows = self._recipe.evaluation.max_rows
@@ -39,36 +42,34 @@ class PlateauWatch:
         self._run.add_event(
             EVENT, step=step, loss=loss, unigram_loss=self._unigram_loss, formed_step=formed_step
         )
-        return explain(step, loss, self._unigram_loss, formed_step)
+        progress = Progress(step, loss, self._unigram_loss, formed_step)
+        return explain(progress, self._recipe.guidance, len(schedule.layers))
 
-    def _due_step(self, formed_step: int | None) -> int:
+    def _due_step(self, formed_step: int | None) -> int | None:
         schedule, every_steps = self._guidance.schedule, self._recipe.evaluation.every_steps
         last_evaluation = min(schedule.end_step, self._recipe.train.num_steps) // every_steps * every_steps
-        return due_step(formed_step, schedule.plateau_steps, last_evaluation)
+        warmup_steps = self._recipe.steps_of(self._recipe.schedule.warmup)
+        return due_step(formed_step, schedule.plateau_steps, last_evaluation, warmup_steps)
 
     def _was_told(self) -> bool:
         return any(event["event"] == EVENT for event in self._run.read_events())
 
 
-def due_step(formed_step: int | None, plateau_steps: int, last_evaluation: int) -> int:
-    """The step from which guidance has had the time to show that it helps.
+def due_step(
+    formed_step: int | None, plateau_steps: int, last_evaluation: int, warmup_steps: int
+) -> int | None:
+    """The step from which guidance has had the time to show that it helps; None if it never has.
 
-    That is four times what the patterns took to form: a deep model needs a while to make use of them. If they
-    are not known to have formed, it is when the weight begins to fall. In either case it is no later than the
-    last evaluation with guidance.
+    That is four times what the patterns took to form: most guided runs of the studies had left the plateau
+    by then. If the patterns are not known to have formed, it is when the weight begins to fall. A run in
+    which guidance ends earlier is judged at its last evaluation with guidance, if that gives the model as
+    long again as the patterns took.
+
+    It is never before the learning-rate warm-up has ended, nor before EARLIEST_ONSET: a model that is still
+    on the plateau then tells nothing, because it would be there without guidance as well. So a run whose
+    guidance ends before either is not judged at all.
     """
-    return min(plateau_steps if formed_step is None else 4 * formed_step, last_evaluation)
-
-
-def explain(step: int, loss: float, unigram_loss: float, formed_step: int | None) -> str:
-    """The warning."""
-    if formed_step is None:
-        cause = "the guided patterns have not formed in the time of full weight"
-        advice = "guide fewer patterns (next and previous alone) or layers, or compare with guidance.weight=0"
-    else:
-        cause = f"the guided patterns formed at step {formed_step}"
-        advice = "lower guidance.weight, or guide fewer patterns (next and previous alone) or layers"
-    return (
-        f"step {step}: {cause}, but the held-out loss, {loss:.3f}, is still that of a model that knows only "
-        f"how frequent tokens are ({unigram_loss:.3f}); {advice}"
-    )
+    usual = plateau_steps if formed_step is None else 4 * formed_step
+    earliest = max(EARLIEST_ONSET, warmup_steps, 0 if formed_step is None else 2 * formed_step)
+    due = max(earliest, min(usual, last_evaluation))
+    return due if due <= last_evaluation else None

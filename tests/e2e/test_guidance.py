@@ -212,16 +212,17 @@ def test_a_pull_that_leaves_the_objective_nothing_is_told_once(recipe_file, tmp_
     recipe = recipe_file(
         guidance={"heads": {"self": 2}, "weight": 1e9, "plateau": 1.0},
         optimizer={"learning_rate": 1e-2},
-        train={"num_steps": 160},
+        train={"num_steps": 240},
         evaluation={"every_steps": 10},
-        checkpoint={"every_steps": 160},
+        checkpoint={"every_steps": 240},
     )
-    finished = train(recipe, *overrides(run_dir=tmp_path / "run"), "--stop-at", "150")
+    finished = train(recipe, *overrides(run_dir=tmp_path / "run"), "--stop-at", "220")
     assert finished.code == 75, finished.output
     assert finished.output.count("is still that of a model that knows only") == 1
     run = finish(recipe, tmp_path / "run")
     (event,) = held_back_events(run)
-    assert event["step"] >= 4 * event["formed_step"] == 4 * formed_events(run)[0]["step"]
+    assert event["formed_step"] == formed_events(run)[0]["step"]
+    assert event["step"] == max(200, 4 * event["formed_step"])
     assert event["loss"] > 0.97 * event["unigram_loss"]
     told = next(line for line in read_metrics(run.path, "valid") if line["step"] == event["step"])
     assert told["loss"] == event["loss"]

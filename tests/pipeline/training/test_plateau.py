@@ -1,14 +1,17 @@
 """When guidance has had its time, and what is told if it brought nothing."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.guidance.schedule import GuidanceSchedule
 from pipeline.training import plateau
-from pipeline.training.plateau import PlateauWatch, due_step, explain
+from pipeline.training.plateau import EARLIEST_ONSET, PlateauWatch, due_step
 
 UNIGRAM = 7.0
+STUDIES = Path(__file__).parents[3] / "benchmarks" / "results" / "studies"
 
 
 class Events(list):
@@ -52,7 +55,10 @@ def told_at(watch: PlateauWatch, loss: float = 0.99 * UNIGRAM) -> list[int]:
         (None, {}, [300]),
         (None, {"plateau_steps": 600}, [600]),
         (None, {"plateau_steps": 300, "end_step": 300}, [300]),
-        (140, {"plateau_steps": 100, "end_step": 200}, [200]),
+        (140, {"plateau_steps": 100, "end_step": 250}, []),  # the model had no time after the patterns formed
+        (100, {"plateau_steps": 100, "end_step": 250}, [250]),
+        (10, {}, [200]),  # no run leaves the plateau earlier, guided or not
+        (10, {"plateau_steps": 100, "end_step": 150}, []),
         (None, {"dense_steps": 10}, [300]),
         (None, {"weight": 0.0, "bias": 8.0}, [300]),
         (50, {"weight": 0.0}, []),
@@ -73,12 +79,30 @@ def test_a_run_that_was_told_before_a_restart_is_not_told_again(watch):
 
 
 def test_due_step_by_hand():
-    assert due_step(50, 300, 600) == 200
-    assert due_step(None, 300, 250) == 250
+    assert due_step(50, 300, 600, 36) == 200
+    assert due_step(60, 300, 600, 36) == 240
+    assert due_step(None, 300, 250, 36) == 250
+    assert due_step(50, 300, 600, 400) == 400  # the learning rate is still small before
 
 
-def test_advice_depends_on_whether_the_patterns_formed():
-    assert "formed at step 40" in explain(100, 6.8, 6.87, 40)
-    assert "lower guidance.weight" in explain(100, 6.8, 6.87, 40)
-    assert "have not formed" in explain(100, 6.8, 6.87, None)
-    assert "6.800" in explain(100, 6.8, 6.87, None)
+def test_runs_too_short_to_leave_the_plateau_are_not_judged():
+    assert due_step(None, 3, 6, 0) is None
+    assert due_step(10, 100, 199, 12) is None
+    assert due_step(10, 100, 600, 601) is None
+
+
+def test_no_study_left_the_plateau_before_the_earliest_step_that_is_judged():
+    onsets = [onset for path in sorted(STUDIES.glob("*/study_results.json")) for onset in onsets_of(path)]
+    assert len(onsets) > 100
+    assert min(onsets) == EARLIEST_ONSET
+
+
+def onsets_of(path: Path) -> list[int]:
+    """First evaluations below 0.97 of the unigram model, of all runs of a study that came there."""
+    results = json.loads(path.read_text())
+    curves = [run["curve"] for cell in results["cells"] for run in cell["runs"]]
+    below = [
+        [step for step, loss in zip(curve["steps"], curve["losses"]) if loss < 0.97 * results["unigram_loss"]]
+        for curve in curves
+    ]
+    return [steps[0] for steps in below if steps]
