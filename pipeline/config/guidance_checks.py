@@ -48,6 +48,13 @@ def check_guidance(recipe: Recipe, corpus_dir: Path | None) -> Iterator[Problem]
             ("guidance.layers", "guidance.heads"),
             "the ranges of guidance.heads say which layers are guided; remove guidance.layers",
         )
+    if guidance.normalization == "authors" and recipe.guided and not recipe.data.attend_across_documents:
+        yield Problem(
+            ("guidance.normalization", "data.attend_across_documents"),
+            "found authors and false; the published loss is over whole rows, and attention that stays inside "
+            "documents has no errors for the rest of a row; write normalization: mean, or "
+            "attend_across_documents: true",
+        )
     for name in pattern_names(guidance.heads):
         try:
             parse_pattern(name)
@@ -79,6 +86,7 @@ def check_guided_heads(recipe: Recipe, config: PretrainedConfig, row_lengths: se
         allocation = allocate(table)
     except ValueError:
         return  # told by check_guidance
+    yield from _check_alpha(recipe, allocation)
     if guidance.heads:
         yield from _check_sampling(recipe, len(allocation.guided_layers))
     told: set[tuple[str, ...]] = set()
@@ -113,6 +121,22 @@ def _check_counts(table: list[dict[str, int]], config: PretrainedConfig) -> Iter
                 + (f" in layer {layer}" if table.count(counts) < len(table) else "")
                 + f", but a layer has {num_heads}; write at most {num_heads}",
             )
+
+
+def _check_alpha(recipe: Recipe, allocation: Allocation) -> Iterator[Problem]:
+    """The published loss is a sum over patterns: each has the same weight, however many heads it has.
+
+    With normalization `mean` every head has the same weight, which is the same only for equal counts.
+    """
+    guidance = recipe.guidance
+    is_published_weight = recipe.guided and guidance.alpha is not None and guidance.row_error == "squared"
+    if is_published_weight and guidance.normalization == "mean" and len(allocation.head_counts) > 1:
+        counts = " and ".join(map(str, allocation.head_counts))
+        yield Problem(
+            ("guidance.alpha", "guidance.normalization"),
+            f"found {guidance.alpha:g} and mean, with patterns of {counts} heads; alpha gives every pattern "
+            "the same weight, mean every head; write normalization: authors, or weight instead of alpha",
+        )
 
 
 def _check_sampling(recipe: Recipe, num_guided: int) -> Iterator[Problem]:

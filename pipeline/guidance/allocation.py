@@ -82,6 +82,11 @@ class Allocation:
         """Pattern types summed over the layers: layers x types where all layers have the same."""
         return sum(len(groups) for groups in self.layers)
 
+    @property
+    def head_counts(self) -> list[int]:
+        """The distinct numbers of heads that a pattern has in a layer, ascending."""
+        return sorted({group.end_head - group.first_head for groups in self.layers for group in groups})
+
     def describe(self) -> list[list[tuple[str, int, int]]]:
         """Pattern name, first and end head of every group, by layer, as plain values."""
         return [[(g.name, g.first_head, g.end_head) for g in groups] for groups in self.layers]

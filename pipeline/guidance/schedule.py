@@ -197,7 +197,8 @@ def weight_of_alpha(alpha: float, layer_types: int, sequence_length: int) -> flo
     """The factor on our mean error that is the authors' alpha.
 
     Their loss sums, over layers and pattern types, the mean over n x n elements; ours is one mean over
-    layers, types and rows (specification of their code; equal numbers of heads per type assumed).
+    layers, types and rows (specification of their code). With normalization `mean` that is the same loss only
+    if all types have equally many heads; other recipes are refused.
 
     Args:
         alpha: their `--scale`.

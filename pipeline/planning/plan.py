@@ -95,7 +95,8 @@ def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> d
     if guidance.acts_by is None:
         return None
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
-    has_alpha = recipe.guided and guidance.row_error == "squared"
+    is_convertible = guidance.normalization == "authors" or len(allocation.head_counts) == 1
+    has_alpha = recipe.guided and guidance.row_error == "squared" and is_convertible
     return {
         "guided_layers": len(allocation.guided_layers),
         "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),

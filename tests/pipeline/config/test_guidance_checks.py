@@ -244,6 +244,61 @@ def test_alpha_is_no_weight_of_a_cross_entropy(make_recipe: MakeRecipe) -> None:
     assert_told(only_problem(recipe), {"guidance.alpha", "guidance.error"}, "found 100", "write weight")
 
 
+UNEQUAL = {
+    "counts": {"guidance.heads": {"next": 1, "first": 2}},
+    "preset": {"guidance.heads": "paper", **EIGHT_HEADS},
+    "within a layer": {"guidance.heads": {"1-": {"next": 2, "first": 1}}},
+    "between layers": {"guidance.heads": {"0-0": {"next": 1}, "1-": {"last": 2, "self": 2}}},
+    "clark": {"guidance.heads": "clark", **EIGHT_HEADS},
+}
+
+
+@pytest.mark.parametrize("heads", UNEQUAL.values(), ids=UNEQUAL)
+def test_alpha_of_patterns_with_unequal_heads_is_the_published_normalization(
+    make_recipe: MakeRecipe, heads: dict[str, Any]
+) -> None:
+    settings = {**BY_DEFAULT, **heads, "guidance.alpha": 100.0}
+
+    problem = only_problem(make_recipe(settings))
+
+    assert_told(
+        problem,
+        {"guidance.alpha", "guidance.normalization"},
+        "found 100 and mean",
+        "write normalization: authors",
+    )
+    assert check(make_recipe({**settings, "guidance.normalization": "authors"})) == []
+    assert check(make_recipe({**settings, "guidance.weight": 0.0})) == []
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [{"next": 1, "previous": 1}, "grid", {"0-0": {"next": 2}, "1-": {"last": 2, "self": 2}}],
+)
+def test_alpha_of_equal_heads_needs_no_other_normalization(make_recipe: MakeRecipe, heads: Any) -> None:
+    recipe = make_recipe({**BY_DEFAULT, **EIGHT_HEADS, "guidance.heads": heads, "guidance.alpha": 100.0})
+
+    assert check(recipe) == []
+
+
+def test_unequal_heads_are_named(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe({**BY_DEFAULT, **UNEQUAL["preset"], "guidance.alpha": 100.0})
+
+    assert "patterns of 1 and 4 heads" in only_problem(recipe).message
+
+
+def test_published_normalization_is_of_whole_rows(make_recipe: MakeRecipe) -> None:
+    settings = {"guidance.normalization": "authors", "data.attend_across_documents": False}
+
+    assert_told(
+        only_problem(make_recipe(settings)),
+        {"guidance.normalization", "data.attend_across_documents"},
+        "normalization: mean",
+        "attend_across_documents: true",
+    )
+    assert check(make_recipe({**settings, "guidance.weight": 0.0})) == []
+
+
 # Keys without effect
 
 

@@ -125,24 +125,24 @@ def test_a_bias_costs_a_mask_for_every_guided_layer(make_recipe: MakeRecipe) -> 
 
 def test_guidance_in_numbers(make_recipe: MakeRecipe) -> None:
     """The weight as it acts on rows of 32 tokens, and the authors' alpha: their loss is a mean over n x n."""
-    squared = {"error": "squared", "weight": 7.0, "heads": {"next": 1, "first": 2}}
+    squared = {"error": "squared", "weight": 7.0, "heads": {"next": 2, "first": 2}}
     by_weight = plan(make_recipe({"guidance": squared}))
     by_alpha = plan(
         make_recipe(
-            {"guidance": {"heads": {"0-0": {"next": 1}, "1-": {"last": 2, "self": 2}}, "alpha": 10.0}}
+            {"guidance": {"heads": {"0-0": {"next": 2}, "1-": {"last": 2, "self": 2}}, "alpha": 10.0}}
         )
     )
 
     assert by_weight["guidance"] == {
         "guided_layers": 2,
-        "guided_heads": 6,
+        "guided_heads": 8,
         "factor": pytest.approx(7.0 * 32 / 512),
         "alpha": pytest.approx(7.0 * 32 / 512 * 32 / 4),  # 2 layers of 2 types
         "bias": None,
     }
     assert by_alpha["guidance"] == {
         "guided_layers": 2,
-        "guided_heads": 5,
+        "guided_heads": 6,
         "factor": pytest.approx(10.0 * 3 / 32),
         "alpha": pytest.approx(10.0),
         "bias": None,
@@ -165,9 +165,13 @@ def test_without_guidance_it_has_no_numbers(make_recipe: MakeRecipe, guidance: d
 def test_other_guidance_has_no_alpha(make_recipe: MakeRecipe) -> None:
     bias = plan(make_recipe({"guidance": {"heads": {"next": 1}, "method": "bias", "bias": 5.0}}))["guidance"]
     entropy = plan(make_recipe({"guidance": {"heads": {"next": 1}}}))["guidance"]
+    unequal = {"error": "squared", "weight": 7.0, "heads": {"next": 1, "first": 2}}
 
     assert (bias["factor"], bias["alpha"], bias["bias"]) == (None, None, 5.0)
     assert (entropy["factor"], entropy["alpha"], entropy["bias"]) == (0.1, None, None)
+    assert plan(make_recipe({"guidance": unequal}))["guidance"]["alpha"] is None
+    published = plan(make_recipe({"guidance": {**unequal, "normalization": "authors"}}))["guidance"]
+    assert published["alpha"] == pytest.approx(7.0 * 32 / 512 * 32 / 4)
 
 
 def test_plan_is_printed_as_one_json_object(
