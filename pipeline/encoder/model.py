@@ -65,6 +65,11 @@ def checkpoint_config(checkpoint: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
 
 
+def model_family(section: ModelSection) -> str:
+    """The transformers name of the recipe's kind of encoder: its own or its checkpoint's."""
+    return section.family if section.checkpoint is None else checkpoint_config(section.checkpoint).model_type
+
+
 def usable_positions(config: PretrainedConfig) -> int:
     """Longest input the configuration can take, in tokens."""
     reserved = config.pad_token_id + 1 if config.model_type in _NUMBERED_FROM_PADDING else 0

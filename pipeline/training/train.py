@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import read_template, resolve, zero_stage
+from pipeline.config.guidance_checks import warn_of_guidance
 from pipeline.config.schema import Recipe
 from pipeline.errors import EXIT_LOST, LostProcessError, UsageError, exit_code_of
 from pipeline.processes.cluster import Cluster
@@ -35,7 +36,7 @@ def train(
     try:
         cluster.start()
         world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
-        recipe = cluster.on_main(lambda: load_checked_recipe(recipe_name, overrides, world))
+        recipe = cluster.on_main(lambda: _load_recipe(recipe_name, overrides, world))
         run = RunDir(recipe.run_dir)
         watch = _make_watch(recipe, run, cluster, stop)
         watch.start()
@@ -90,6 +91,14 @@ def _train(
         return trainer.run_steps(stop, stop_at)
     finally:
         trainer.close()
+
+
+def _load_recipe(name: str, overrides: list[str], world: World) -> Recipe:
+    """On the main process, so that a warning is told once."""
+    recipe = load_checked_recipe(name, overrides, world)
+    if (warning := warn_of_guidance(recipe)) is not None:
+        logger.warning(warning)
+    return recipe
 
 
 def _note_done(run: RunDir, step: int) -> None:

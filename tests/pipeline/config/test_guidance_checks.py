@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.build import build_guidance_schedule
 from pipeline.config.checks import load_checked_recipe
+from pipeline.config.guidance_checks import warn_of_guidance
 from pipeline.config.schema import Recipe
 from pipeline.guidance.allocation import PRESETS, allocate
 from pipeline.guidance.schedule import GuidedStep
@@ -480,6 +481,39 @@ def test_other_order_of_heads_in_a_table_is_a_difference(make_recipe: MakeRecipe
     )
 
     assert recipe_differences(old, new) == [("guidance.heads.1-1", ["next", "first"], ["first", "next"])]
+
+
+# A family that guidance harms
+
+
+@pytest.mark.parametrize("guidance", [{"heads": {"next": 1}}, {"heads": {"next": 1}, "method": "bias"}])
+def test_guidance_of_rotary_positions_is_warned_of_and_no_problem(
+    make_recipe: MakeRecipe, guidance: dict[str, Any]
+) -> None:
+    recipe = make_recipe({"model.family": "modernbert", "guidance": guidance})
+
+    warning = warn_of_guidance(recipe)
+
+    assert check(recipe) == []
+    assert warning is not None
+    assert "modernbert has rotary positions" in warning
+    assert "guidance.weight=0" in warning
+
+
+@pytest.mark.parametrize("guidance", [..., {"heads": {"next": 1}, "weight": 0.0}])
+def test_unguided_rotary_positions_are_not_warned_of(make_recipe: MakeRecipe, guidance: Any) -> None:
+    assert warn_of_guidance(make_recipe({"model.family": "modernbert", "guidance": guidance})) is None
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+def test_learned_positions_are_not_warned_of(make_recipe: MakeRecipe, family: str) -> None:
+    assert warn_of_guidance(make_recipe({"model.family": family})) is None
+
+
+def test_the_family_is_the_checkpoints(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "modernbert"}', encoding="utf-8")
+
+    assert warn_of_guidance(make_recipe({"model": {"checkpoint": str(tmp_path)}})) is not None
 
 
 # Settings without heads

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.config.checks import World, load_checked_recipe
+from pipeline.config.guidance_checks import warn_of_guidance
 from pipeline.config.load import (
     RECIPES_DIR,
     Problem,
@@ -414,3 +415,11 @@ def test_a_file_goes_before_a_shipped_recipe_and_unknown_names_are_listed(tmp_pa
 
     with pytest.raises(UsageError, match=r"no recipe 'nothing'.*demo"):
         find_recipe("nothing")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_no_shipped_recipe_guides_a_family_that_guidance_harms(name: str) -> None:
+    recipe, _ = parse_recipe(read_settings(find_recipe(name), []))
+
+    assert recipe is not None
+    assert warn_of_guidance(recipe) is None
