@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_
 
 from pipeline.optimizers.lamb import Lamb
+from pipeline.optimizers.norms import total_norm
 
 
 class Checked(torch.optim.Optimizer):
@@ -30,7 +31,9 @@ class Checked(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Clip and update, or do nothing."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        self._global_grad_norm = clip_grad_norm_(parameters, self.max_norm)
+        # torch's clip_grad_norm_ would clip by a norm that is too small for large parameters on CPU.
+        self._global_grad_norm = total_norm([p.grad for p in parameters if p.grad is not None])
+        clip_grads_with_norm_(parameters, self.max_norm, self._global_grad_norm)
         self.overflow = not bool(torch.isfinite(self._global_grad_norm))
         if not self.overflow:
             super().step()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipeline.optimizers.norms import norms_of
 from pipeline.optimizers.pieces import Layout
 
 
@@ -69,7 +70,7 @@ class Lamb(torch.optim.Optimizer):
     def _apply_trust_ratios(self, weight: torch.Tensor, update: torch.Tensor) -> None:
         layout = self._layouts.get(weight)
         if layout is None:
-            update.mul_(trust_ratio(weight.norm(), update.norm()))
+            update.mul_(trust_ratio(*norms_of([weight, update])))
             return
         weights, updates = layout.split(weight), layout.split(update)
         squares = torch.stack([layout.sums_of_squares(weights), layout.sums_of_squares(updates)])

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipeline.optimizers.norms import norms_of
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -45,7 +47,7 @@ class Layout:
         sums = torch.zeros(self.num_parameters, dtype=torch.float64, device=self.device)
         if pieces:
             numbers = torch.tensor([piece.parameter for piece in self.pieces], device=self.device)
-            sums[numbers] = torch.stack(torch._foreach_norm(pieces)).double().square()
+            sums[numbers] = torch.stack(norms_of(pieces)).double().square()
         return sums
 
 
