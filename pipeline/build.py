@@ -1,6 +1,6 @@
 """From a checked recipe to the objects of a run: data, model, guide, schedule."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,8 +57,10 @@ class Corpus:
         )
 
 
-def open_phases(recipe: Recipe) -> tuple[list[Phase], dict[str, Manifest]]:
-    """The recipe's phases, and the manifests of their corpora by directory.
+def open_phases(
+    recipe: Recipe, read: Callable[[Path], Manifest] = read_manifest
+) -> tuple[list[Phase], dict[str, Manifest]]:
+    """The recipe's phases, and the manifests of their corpora by directory, which `read` opens.
 
     Corpora with the same content are one: all their phases name the directory that comes first.
     """
@@ -66,7 +68,7 @@ def open_phases(recipe: Recipe) -> tuple[list[Phase], dict[str, Manifest]]:
     directory_of: dict[str, str] = {}  # by content
     phases = []
     for phase in recipe.phases:
-        manifest = read_manifest(Path(phase.corpus))
+        manifest = read(Path(phase.corpus))
         corpus = directory_of.setdefault(manifest.content_sha256(), phase.corpus)
         manifests.setdefault(corpus, manifest)
         phases.append(replace(phase, corpus=corpus))

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
 from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
+from pipeline.config.assumed_corpus import AssumedCorpus, stand_in_vocabulary
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
@@ -59,28 +60,38 @@ class World:
     on_cuda: bool
 
 
-def load_checked_recipe(name: str, overrides: list[str], world: World) -> Recipe:
-    """Find, read and check a recipe; a RecipeError lists every problem."""
+def load_checked_recipe(
+    name: str, overrides: list[str], world: World, assumed: AssumedCorpus | None = None
+) -> Recipe:
+    """Find, read and check a recipe; a RecipeError lists every problem. For `assumed` see check_recipe."""
     path = find_recipe(name)
     recipe, problems = parse_recipe(read_settings(path, overrides))
     if recipe is not None:
         broken = [key for problem in problems for key in problem.keys]
-        found = check_recipe(recipe, world)
+        found = check_recipe(recipe, world, assumed)
         problems += [p for p in found if not any(_overlap(key, bad) for key in p.keys for bad in broken)]
     raise_problems(str(path), problems)
     assert recipe is not None  # parse_recipe returns None only with problems
     return recipe
 
 
-def check_recipe(recipe: Recipe, world: World) -> list[Problem]:
-    """All problems of a recipe whose single values are in order."""
+def check_recipe(recipe: Recipe, world: World, assumed: AssumedCorpus | None = None) -> list[Problem]:
+    """All problems of a recipe whose single values are in order.
+
+    With `assumed` in the place of its corpora, whose tokens are not looked for; a UsageError if one exists.
+    """
     problems = [*_check_steps(recipe), *_check_batch(recipe, world), *_check_engine(recipe, world)]
-    manifest, vocabulary, corpus_problems = _open_corpus(recipe)
-    row_lengths, curriculum_problems = check_curriculum(recipe, manifest)
+    manifest, vocabulary, corpus_problems = (
+        _open_corpus(recipe) if assumed is None else (*assumed.stand_for(recipe), [])
+    )
+    row_lengths, curriculum_problems = check_curriculum(
+        recipe, manifest, read_manifest if assumed is None else assumed.manifest_of
+    )
+    has_tokens = vocabulary is not None and assumed is None
     problems += [
         *corpus_problems,
         *curriculum_problems,
-        *check_guidance(recipe, None if vocabulary is None else Path(recipe.corpus)),
+        *check_guidance(recipe, Path(recipe.corpus) if has_tokens else None),
     ]
     config, model_problems = _open_model(recipe, manifest, vocabulary, row_lengths)
     problems += model_problems
@@ -207,9 +218,10 @@ def _open_model(
     if problems:
         return None, problems
     # Without a corpus the vocabulary is unknown; any will do to look at layers and heads.
-    stand_in = vocabulary or Vocabulary(size=8, pad_id=1, cls_id=0, sep_id=2, mask_id=4, special_ids=())
     try:
-        config = model_config(section, stand_in, max(row_lengths.values(), default=512))
+        config = model_config(
+            section, vocabulary or stand_in_vocabulary(8), max(row_lengths.values(), default=512)
+        )
         with torch.device("meta"):  # builds the model without memory, so that no value fails later
             AutoModelForMaskedLM.from_config(config)
     except Exception as error:  # transformers raises many kinds here, all about the values given
@@ -279,7 +291,8 @@ def _check_model_fits(
 
 
 def _check_checkpoint_tokenizer(checkpoint: Path, manifest: Manifest) -> Iterator[Problem]:
-    if not (checkpoint / TOKENIZER_FILE).is_file():
+    is_assumed = manifest.tokenizer_sha256 == ""  # of a corpus that is yet to be made
+    if is_assumed or not (checkpoint / TOKENIZER_FILE).is_file():
         return
     try:
         is_same = open_directory(checkpoint).is_recorded(manifest.tokenizer_sha256)

@@ -1,6 +1,6 @@
 """Rules about `curriculum`: that its phases follow one another, differ, and can train one model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,19 +12,23 @@ from pipeline.data.phases import Phase
 from pipeline.errors import DataError
 
 Manifests = dict[str, Manifest]
+ManifestReader = Callable[[Path], Manifest]
 
 
-def check_curriculum(recipe: Recipe, own: Manifest | None) -> tuple[dict[str, int], list[Problem]]:
+def check_curriculum(
+    recipe: Recipe, own: Manifest | None, read: ManifestReader = read_manifest
+) -> tuple[dict[str, int], list[Problem]]:
     """Problems of the phases, apart from their batches.
 
     Args:
         recipe: the recipe.
         own: manifest of its own corpus; None if that cannot be opened.
+        read: gives the manifest of a directory, for its phases' corpora.
 
     Returns:
         Tokens per row of the corpora that can be opened, by the key that names each, and the problems.
     """
-    manifests, problems = _open_corpora(recipe, own)
+    manifests, problems = _open_corpora(recipe, own, read)
     problems += [*_check_ends(recipe), *_check_changes(recipe, manifests)]
     lengths: dict[str, int] = {}
     for key, corpus in _corpora(recipe).items():
@@ -51,7 +55,9 @@ def _corpora(recipe: Recipe) -> dict[str, str]:
     return {key: corpus for corpus, key in keys.items()}
 
 
-def _open_corpora(recipe: Recipe, own: Manifest | None) -> tuple[Manifests, list[Problem]]:
+def _open_corpora(
+    recipe: Recipe, own: Manifest | None, read: ManifestReader
+) -> tuple[Manifests, list[Problem]]:
     """Manifests by directory."""
     manifests = {} if own is None else {recipe.corpus: own}
     problems = []
@@ -59,7 +65,7 @@ def _open_corpora(recipe: Recipe, own: Manifest | None) -> tuple[Manifests, list
         if corpus == recipe.corpus:
             continue
         try:
-            manifest = manifests[corpus] = read_manifest(Path(corpus))
+            manifest = manifests[corpus] = read(Path(corpus))
             is_other = own is not None and not _share_tokenizer(Path(corpus), manifest, own)
         except DataError as error:
             problems.append(Problem((key,), str(error)))

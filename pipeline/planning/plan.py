@@ -3,6 +3,8 @@
 Memory is predicted by counting what PyTorch and DeepSpeed keep, see memory.py. For CUDA that is what torch's
 allocator gives out at its peak; the CUDA context, NCCL's buffers and what the allocator holds in reserve come
 on top. For CPU it is the peak of the process's resident set.
+
+A corpus that is yet to be prepared can be assumed. The plan then says so, and what it cannot tell.
 """
 
 import json
@@ -15,6 +17,7 @@ from transformers import AutoModelForMaskedLM
 
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
+from pipeline.config.assumed_corpus import UNKNOWN, AssumedCorpus, corpora_of
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import persistence_threshold, read_template, resolve
 from pipeline.config.schema import Recipe
@@ -32,28 +35,36 @@ _GIB = 2**30
 
 
 def print_plan(
-    recipe_name: str, overrides: list[str], num_processes: int, on_cuda: bool, as_json: bool
+    recipe_name: str,
+    overrides: list[str],
+    world: World,
+    *,
+    as_json: bool,
+    assumed: AssumedCorpus | None = None,
 ) -> None:
-    """Check a recipe and print its plan for `num_processes` GPUs (or CPU processes)."""
-    world = World(world_size=num_processes, on_cuda=on_cuda)
-    recipe = load_checked_recipe(recipe_name, overrides, world)
-    base_bytes = 0 if on_cuda else resident_base(recipe.model.family)
-    plan = make_plan(recipe, world, base_bytes)
+    """Check a recipe and print its plan for `world`; with `assumed` in the place of its corpora."""
+    recipe = load_checked_recipe(recipe_name, overrides, world, assumed)
+    base_bytes = 0 if world.on_cuda else resident_base(recipe.model.family)
+    plan = make_plan(recipe, world, base_bytes, assumed)
     print(json.dumps(plan) if as_json else _render(plan))
 
 
-def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, Any]:
+def make_plan(
+    recipe: Recipe, world: World, base_bytes: int = 0, assumed: AssumedCorpus | None = None
+) -> dict[str, Any]:
     """Parameters, memory, steps, tokens and the resolved DeepSpeed configuration.
 
     Args:
         recipe: a checked one.
         world: the processes planned for.
         base_bytes: on CPU, what a process holds before it trains; see `resident_base`.
+        assumed: in the place of the recipe's corpora.
     """
-    corpus = Path(recipe.corpus)
-    manifest, vocabulary = read_manifest(corpus), read_vocabulary(corpus)
+    read = read_manifest if assumed is None else assumed.manifest_of
+    vocabulary = read_vocabulary(Path(recipe.corpus)) if assumed is None else assumed.vocabulary()
     template, _ = read_template(recipe.train.deepspeed)
-    phases, manifests = open_phases(recipe)
+    phases, manifests = open_phases(recipe, read)
+    length = manifests[phases[-1].corpus].sequence_length
     config = model_config(recipe.model, vocabulary, longest_rows(manifests.values()))
     with torch.device("meta"):
         model = AutoModelForMaskedLM.from_config(config)
@@ -70,22 +81,32 @@ def make_plan(recipe: Recipe, world: World, base_bytes: int = 0) -> dict[str, An
         (estimate_memory(of_phase, base_bytes) for of_phase in sizes_of_phases), key=MemoryPlan.resident
     )
     described = describe_phases(phases, manifests, world.world_size)
-    epochs = count_epochs(phases, manifests, recipe.data.train_share)
+    epochs = {} if assumed else count_epochs(phases, manifests, recipe.data.train_share)
     return {
         "parameters": parameters,
         "embedding_parameters": config.vocab_size * config.hidden_size,
-        "sequence_length": manifest.sequence_length,
+        "sequence_length": length,
+        "assumed": None if assumed is None else _describe_assumed(recipe, assumed),
         "processes": world.world_size,
         "steps": recipe.train.num_steps,
         "tokens_per_step": described[-1]["tokens_per_step"],
         "tokens": sum(phase["tokens"] for phase in described),
-        "epochs": epochs[phases[-1].corpus],
+        "epochs": epochs.get(phases[-1].corpus),
         "epochs_by_corpus": epochs,
         "phases": described,
-        "guidance": _describe_guidance(recipe, allocation, manifest.sequence_length),
+        "guidance": _describe_guidance(recipe, allocation, length),
         "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
         "communication": _communication(sizes, template),
         "deepspeed_config": resolve(recipe, template, world.world_size),
+    }
+
+
+def _describe_assumed(recipe: Recipe, assumed: AssumedCorpus) -> dict[str, Any]:
+    return {
+        "sequence_length": assumed.length,
+        "vocabulary_size": assumed.vocabulary_size,
+        "corpora": corpora_of(recipe),
+        "unknown": list(UNKNOWN),
     }
 
 
@@ -130,6 +151,7 @@ def _render(plan: dict[str, Any]) -> str:
     title = "on the device" if on_device else "resident set"
     total = memory.pop("on_device" if on_device else "resident")
     lines = [
+        *_render_assumed(plan["assumed"]),
         f"parameters        {plan['parameters']:,} ({plan['embedding_parameters']:,} in the token embedding)",
         f"processes         {plan['processes']}",
         *(render_phases(plan) if len(plan["phases"]) > 1 else _render_steps(plan)),
@@ -149,12 +171,23 @@ def _render(plan: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _render_assumed(assumed: dict[str, Any] | None) -> list[str]:
+    if assumed is None:
+        return []
+    return [
+        f"assumed           {', '.join(assumed['corpora'])} to have full rows of "
+        f"{assumed['sequence_length']:,} tokens and a vocabulary of {assumed['vocabulary_size']:,}",
+        f"not known         {'; '.join(assumed['unknown'])}",
+    ]
+
+
 def _render_steps(plan: dict[str, Any]) -> list[str]:
     """Of a run that trains all its steps alike."""
+    passes = "" if plan["epochs"] is None else f", {plan['epochs']:,.2f} passes over the corpus"
     return [
         f"rows              of {plan['sequence_length']} tokens",
         f"steps             {plan['steps']:,} of {plan['tokens_per_step']:,} tokens",
-        f"tokens            {plan['tokens']:,}, {plan['epochs']:,.2f} passes over the corpus",
+        f"tokens            {plan['tokens']:,}{passes}",
     ]
 
 

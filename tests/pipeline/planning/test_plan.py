@@ -15,8 +15,12 @@ from pipeline.planning.plan import make_plan, print_plan
 MakeRecipe = Callable[..., Recipe]
 
 
+def on_cpu(world_size: int) -> World:
+    return World(world_size=world_size, on_cuda=False)
+
+
 def plan(recipe: Recipe, world_size: int = 4) -> dict[str, Any]:
-    return make_plan(recipe, World(world_size=world_size, on_cuda=False))
+    return make_plan(recipe, on_cpu(world_size))
 
 
 def memory(recipe: Recipe, world_size: int = 4) -> dict[str, Any]:
@@ -177,7 +181,7 @@ def test_other_guidance_has_no_alpha(make_recipe: MakeRecipe) -> None:
 def test_plan_is_printed_as_one_json_object(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(str(write_recipe(tiny_recipe())), ["train.num_steps=77"], 2, on_cuda=False, as_json=True)
+    print_plan(str(write_recipe(tiny_recipe())), ["train.num_steps=77"], on_cpu(2), as_json=True)
 
     found = json.loads(capsys.readouterr().out)
     assert (found["steps"], found["processes"]) == (77, 2)
@@ -192,7 +196,7 @@ def test_plan_is_printed_for_people(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     squared = {"guidance.error": "squared", "guidance.weight": 7.0}
-    print_plan(str(write_recipe(tiny_recipe(squared))), [], 1, on_cuda=False, as_json=False)
+    print_plan(str(write_recipe(tiny_recipe(squared))), [], on_cpu(1), as_json=False)
 
     text = capsys.readouterr().out
     assert "parameters" in text
@@ -207,7 +211,7 @@ def test_plan_tells_people_when_there_is_no_guidance(
     tiny_recipe: Callable, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_recipe(tiny_recipe({"guidance.weight": 0}))
-    print_plan(str(path), [], 1, on_cuda=False, as_json=False)
+    print_plan(str(path), [], on_cpu(1), as_json=False)
 
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("guidance")]
     assert line.split() == ["guidance", "none"]
@@ -261,7 +265,7 @@ def test_memory_is_that_of_the_phase_with_the_most(make_recipe: MakeRecipe, phas
 def test_phases_are_printed_for_people(
     phased: Recipe, write_recipe: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(str(write_recipe(phased.model_dump(exclude_unset=True))), [], 2, on_cuda=False, as_json=False)
+    print_plan(str(write_recipe(phased.model_dump(exclude_unset=True))), [], on_cpu(2), as_json=False)
 
     text = capsys.readouterr().out
     assert "12 in 3 phases" in text
