@@ -36,6 +36,19 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run_dir of a recipe that was trained")
 
 
+def add_corpora(parser: Parser) -> None:
+    """--corpus."""
+    parser.add_argument(
+        "--corpus",
+        dest="corpora",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="where the run's corpus is now, if it is not found; its content must be the same; may be "
+        "repeated for a run with several",
+    )
+
+
 def add_recipe(parser: Parser) -> None:
     """RECIPE and --set."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one that comes along")

@@ -6,6 +6,7 @@ import glob
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,19 @@ _CHECKED_ROWS = 4
 _UNUSED_SECONDS = 24 * 3600.0
 
 
-def export_run(path: str, out: str | None) -> str:
+def export_run(path: str, out: str | None, corpora: Sequence[str] = ()) -> str:
     """Write the newest good checkpoint of a run as model, configuration and tokenizer; returns what to tell.
 
     Args:
         path: run directory.
         out: directory to write; None for RUN/export, which an earlier export may fill.
+        corpora: where the user says that the run's corpora are.
     """
     target = Path(out).resolve() if out is not None else RunDir.open(path).export
     in_the_way = UsageError(f"--out {out} exists and is no empty directory; name a new one")
     if out is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise in_the_way
-    trained = load_trained_run(path, torch.device("cpu"))
+    trained = load_trained_run(path, torch.device("cpu"), corpora=corpora)
     if not write_export(trained, target, replace=out is None):
         raise in_the_way
     checked = f"same logits and tokens as the run on {_CHECKED_ROWS} rows"

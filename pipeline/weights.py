@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.checkpoints.manifest import MANIFEST_NAME, newest_usable, read_che
 from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError
+from pipeline.runs.located_corpus import read_located_recipe
 from pipeline.runs.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def choose_checkpoint(run: RunDir) -> Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's model as one of its checkpoints has it."""
+    """A run's model as one of its checkpoints has it; `recipe` has its corpora where they are now."""
 
     run: RunDir
     recipe: Recipe
@@ -74,16 +76,22 @@ class TrainedRun:
     step: int
 
 
-def load_trained_run(path: str, device: torch.device, checkpoint: Checkpoint | None = None) -> TrainedRun:
+def load_trained_run(
+    path: str,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    corpora: Sequence[str] = (),
+) -> TrainedRun:
     """Open a run and load its weights in float32 onto `device`, in evaluation mode.
 
     Args:
         path: run directory.
         device: where to.
         checkpoint: of this run; None for its newest good one. A CheckpointError if it is gone.
+        corpora: where the user says that the run's corpora are, see `read_located_recipe`.
     """
     run = RunDir.open(path)
-    recipe = run.read_recipe()
+    recipe = read_located_recipe(run, corpora)
     chosen = checkpoint or choose_checkpoint(run)
     corpus = Corpus.open(recipe.corpus)
     module = build_pretraining_module(recipe, corpus)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.errors import EXIT_DONE
-from pipeline.arguments import Parser, Subparsers, add_command, positive, positive_float
+from pipeline.arguments import Parser, Subparsers, add_command, add_corpora, positive, positive_float
 from pipeline.evaluation.tasks import TASKS
 
 _DESCRIPTION = """\
@@ -38,6 +38,7 @@ def add(commands: "Subparsers[Parser]") -> None:
     )
     parser.add_argument("--data", type=Path, metavar="PATH", help="file or directory of the task's data")
     parser.add_argument("--out", metavar="DIR", help="write DIR/TASK.json (default: RUN/evaluation)")
+    add_corpora(parser)
     settings = parser.add_argument_group("settings; a task says so if it does not take one")
     settings.add_argument(
         "--only",
@@ -66,5 +67,5 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.evaluation.evaluate import evaluate
 
     given = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name) is not None}
-    evaluate(arguments.run, arguments.task, given, arguments.out)
+    evaluate(arguments.run, arguments.task, given, arguments.out, arguments.corpora)
     return EXIT_DONE

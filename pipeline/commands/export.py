@@ -3,7 +3,7 @@
 import argparse
 
 from data_prep.errors import EXIT_DONE
-from pipeline.arguments import Parser, Subparsers, add_command, add_run
+from pipeline.arguments import Parser, Subparsers, add_command, add_corpora, add_run
 
 
 def add(commands: "Subparsers[Parser]") -> None:
@@ -15,6 +15,7 @@ def add(commands: "Subparsers[Parser]") -> None:
         "Write the newest good checkpoint as a Hugging Face directory with the run's logits.",
     )
     add_run(parser)
+    add_corpora(parser)
     parser.add_argument("--out", metavar="DIR", help="a new directory (default: RUN/export)")
 
 
@@ -22,5 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
     from pipeline.export import export_run
 
-    print(export_run(arguments.run, arguments.out))
+    print(export_run(arguments.run, arguments.out, arguments.corpora))
     return EXIT_DONE

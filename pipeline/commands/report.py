@@ -3,7 +3,7 @@
 import argparse
 
 from data_prep.errors import EXIT_DONE
-from pipeline.arguments import Parser, Subparsers, add_command, add_run
+from pipeline.arguments import Parser, Subparsers, add_command, add_corpora, add_run
 
 
 def add(commands: "Subparsers[Parser]") -> None:
@@ -15,11 +15,12 @@ def add(commands: "Subparsers[Parser]") -> None:
         "Write RUN/report/report.html and its figures.",
     )
     add_run(parser)
+    add_corpora(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
     from pipeline.report.page import write_report
 
-    write_report(arguments.run)
+    write_report(arguments.run, arguments.corpora)
     return EXIT_DONE

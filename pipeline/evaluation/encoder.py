@@ -1,7 +1,7 @@
 """The encoder under evaluation: a run of ours, or any Hugging Face directory."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.export import delete_unused, mark_used, write_export
 from pipeline.runs.run_dir import RunDir
 from pipeline.tokenizer import auto_tokenizer, first_difference, transformers_tokenizer
-from pipeline.weights import Checkpoint, choose_checkpoint, load_trained_run
+from pipeline.weights import Checkpoint, TrainedRun, choose_checkpoint, load_trained_run
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +46,23 @@ class Encoder:
         checkpoint: the run's newest good one when it was opened, whatever the run saves later; None for a
             Hugging Face directory.
         device: where it is evaluated.
+        corpora: where the user says that the run's corpora are.
     """
 
     path: Path
     run: RunDir | None
     checkpoint: Checkpoint | None
     device: torch.device
+    corpora: tuple[str, ...] = ()
 
     @staticmethod
-    def open(path: str, device: torch.device) -> "Encoder":
+    def open(path: str, device: torch.device, corpora: Sequence[str] = ()) -> "Encoder":
         """A run directory or a Hugging Face directory; a UserError says why it is neither."""
         run = RunDir(path)
         if run.holds_run():
-            return Encoder(Path(path), run, choose_checkpoint(run), device)
+            return Encoder(Path(path), run, choose_checkpoint(run), device, tuple(corpora))
+        if corpora:
+            raise UsageError(f"--corpus {corpora[0]}: {path} is no run and has no corpus; leave it out")
         if (Path(path) / "config.json").is_file():
             return Encoder(Path(path), None, None, device)
         raise UsageError(
@@ -87,9 +91,12 @@ class Encoder:
             self.run.evaluation.mkdir(exist_ok=True)
             for pattern in ("model-*", ".model-*.partial"):
                 delete_unused(self.run.evaluation, pattern)
-            trained = load_trained_run(str(self.path), torch.device("cpu"), self.checkpoint)
-            write_export(trained, directory, replace=False)
+            write_export(self.load_run(torch.device("cpu")), directory, replace=False)
         return directory
+
+    def load_run(self, device: torch.device) -> TrainedRun:
+        """The run it belongs to, with the weights of its checkpoint; only of a run."""
+        return load_trained_run(str(self.path), device, self.checkpoint, self.corpora)
 
     @cached_property
     def config(self) -> PretrainedConfig:

@@ -1,6 +1,6 @@
 """The `evaluate` command: a task on an encoder, unit by unit, into a file and a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from pipeline.evaluation.tasks import load_task
 from pipeline.processes.cluster import Cluster
 
 
-def evaluate(path: str, task_name: str, given: Mapping[str, Any], out: str | None = None) -> Summary:
+def evaluate(
+    path: str,
+    task_name: str,
+    given: Mapping[str, Any],
+    out: str | None = None,
+    corpora: Sequence[str] = (),
+) -> Summary:
     """Evaluate a run's newest good checkpoint, or a Hugging Face directory; print a table and write a file.
 
     Units already in the file, of the same encoder, data and settings, are not measured again.
@@ -25,10 +31,11 @@ def evaluate(path: str, task_name: str, given: Mapping[str, Any], out: str | Non
         task_name: of TASKS.
         given: settings that the user asks for.
         out: directory for the results; default: PATH/evaluation.
+        corpora: where the user says that the run's corpora are.
     """
     task = load_task(task_name)
     settings = resolve_settings(task_name, task, given)
-    encoder = Encoder.open(path, Cluster.single().device)
+    encoder = Encoder.open(path, Cluster.single().device, corpora)
     evaluation = task.begin(encoder, settings)
     units = chosen_units(evaluation.units, settings.only)
     of = {**encoder.identity(), **_identity(settings)}

@@ -1,5 +1,6 @@
 """The `report` command: RUN/report/report.html and its figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from pipeline.runs.run_dir import read_json_lines
 from pipeline.weights import TrainedRun, load_trained_run
 
 
-def write_report(path: str) -> Path:
-    """Draw the figures of a run and the page that shows them; returns the page."""
-    trained = load_trained_run(path, torch.device("cpu"))
+def write_report(path: str, corpora: Sequence[str] = ()) -> Path:
+    """Draw the figures of a run and the page that shows them; returns the page.
+
+    `corpora` is where the user says that the run's corpora are.
+    """
+    trained = load_trained_run(path, torch.device("cpu"), corpora=corpora)
     lines = read_json_lines(trained.run.metrics_file)
     train = [line for line in lines if line["kind"] == "train"]
     valid = [line for line in lines if line["kind"] == "valid"]
@@ -94,7 +98,7 @@ def _render(
         summary=summary,
         figures=drawn,
         events=trained.run.read_events(),
-        recipe=yaml.safe_dump(trained.recipe.model_dump(), sort_keys=False),
+        recipe=yaml.safe_dump(trained.run.read_recipe().model_dump(), sort_keys=False),
     )
 
 

@@ -1,7 +1,7 @@
 """A run directory: where a run writes what.
 
 recipe.yaml        the complete recipe, defaults included
-environment.json   versions, commit, device, corpora and DeepSpeed configuration of the first start
+environment.json   versions, commit, device, directory, corpora and DeepSpeed configuration of the first start
 checkpoints/       see ../checkpoints/manifest.py
 metrics.jsonl      see accounting/metrics.py
 events.jsonl       a line per event: start, resume, converted, recipe changed, phase, patterns formed,
@@ -87,10 +87,11 @@ class RunDir:
     def replace_recipe(self, recipe: Recipe, curriculum_sha256: list[str]) -> None:
         """Put a changed recipe, accepted by the user, in the place of the old one.
 
-        `curriculum_sha256` is what its phases' corpora are compared with from now on.
+        `curriculum_sha256` is what its phases' corpora are compared with from now on; its paths are
+        relative to the current directory.
         """
         if environment := self.read_environment():
-            environment["curriculum_sha256"] = curriculum_sha256
+            environment |= {"curriculum_sha256": curriculum_sha256, "started_in": str(Path.cwd())}
             write_json_atomically(self.environment_file, environment)
         write_atomically(self.recipe_file, yaml.safe_dump(_settings_of(recipe), sort_keys=False))
 
@@ -150,6 +151,7 @@ def describe_environment(recipe: Recipe, deepspeed_config: dict[str, Any], world
     """What the run runs with, for environment.json."""
     return {
         "command": shlex.join(sys.argv),
+        "started_in": str(Path.cwd()),  # what the recipe's paths are relative to
         "host": platform.node(),
         **describe_machine(),
         "world_size": world_size,

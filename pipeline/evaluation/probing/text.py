@@ -11,6 +11,7 @@ from pipeline.data.batches import rows_evaluated
 from pipeline.data.corpus import CorpusRows, CorpusSplit
 from pipeline.data.documents import Documents
 from pipeline.errors import DataError
+from pipeline.runs.located_corpus import read_located_recipe
 from pipeline.runs.run_dir import RunDir
 
 
@@ -53,13 +54,13 @@ class ProbeText:
             yield ProbeText(input_ids.to(device), lengths.to(device), documents)
 
 
-def held_out_text(run: RunDir, max_rows: int | None) -> ProbeText:
+def held_out_text(run: RunDir, max_rows: int | None, corpora: Sequence[str] = ()) -> ProbeText:
     """The first held-out rows of a run's corpus, as the run attends to them.
 
     Where its attention stays inside documents, each is a sequence of its own, which is the same to rounding.
-    A DataError if the corpus holds no row out.
+    For `corpora` see `read_located_recipe`. A DataError if the corpus holds no row out.
     """
-    recipe = run.read_recipe()
+    recipe = read_located_recipe(run, corpora)
     corpus = Corpus.open(recipe.corpus)
     split = CorpusSplit(corpus.path, "valid", corpus.manifest)
     num_rows = rows_evaluated(split.num_rows, max_rows)

@@ -13,7 +13,6 @@ from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.processes.cluster import Cluster
-from pipeline.weights import load_trained_run
 
 _UNIT = "held-out"
 
@@ -35,7 +34,7 @@ class HeldOut:
     def measure(self, _unit: str) -> Measured:
         """Of the checkpoint, as it would be exported."""
         cluster = Cluster.single()
-        trained = load_trained_run(str(self._encoder.path), cluster.device, self._encoder.checkpoint)
+        trained = self._encoder.load_run(cluster.device)
         recipe, corpus = trained.recipe, trained.corpus
         batcher = corpus.batcher(recipe, "valid")
         batch_size = recipe.train.micro_batch_size

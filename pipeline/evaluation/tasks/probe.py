@@ -86,7 +86,8 @@ class Probe:
     def _measure_patterns(self) -> Measured:
         run = self._encoder.run
         if run is not None:
-            text, source = held_out_text(run, self._max_rows), "held-out rows"
+            text = held_out_text(run, self._max_rows, self._encoder.corpora)
+            source = "held-out rows"
         else:
             located = self._locate(reflexive_sentences(_NUM_SENTENCES))[: self._max_rows]
             text, source = ProbeText.of_sequences([one.token_ids for one in located]), "template sentences"

@@ -282,6 +282,7 @@ def test_environment_says_what_ran(make_recipe: MakeRecipe) -> None:
 
     assert found["world_size"] == 4
     assert found["versions"]["torch"]
+    assert found["started_in"] == str(Path.cwd())
     assert len(found["corpus_sha256"]) == 64
     assert found["curriculum_sha256"] == []
     assert found["deepspeed_config"] == {"zero_optimization": {}}
