@@ -14,12 +14,13 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
-from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
+from data_prep.tokenizing.directory import open_directory
 from pipeline.config.assumed_corpus import AssumedCorpus, stand_in_vocabulary
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
+from pipeline.config.model_checks import check_model_fits, check_positions
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, vocabulary_of
 from pipeline.data.corpus_tokenizer import tokenizer_problem
@@ -27,10 +28,8 @@ from pipeline.encoder.compilation import LAST_ZERO_STAGE
 from pipeline.encoder.model import (
     has_safetensors,
     model_config,
-    usable_positions,
 )
 from pipeline.errors import DataError
-from pipeline.objectives.mlm import SUPPORTED_FAMILIES
 
 _NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder
     "num_hidden_layers": "write model.num_layers instead",
@@ -229,8 +228,8 @@ def _open_model(
         return None, [Problem((key,), f"transformers refuses it ({type(error).__name__}): {error}")]
     if manifest is not None and vocabulary is not None:
         problems = [
-            *_check_positions(recipe, config, row_lengths),
-            *_check_model_fits(recipe, config, manifest, vocabulary),
+            *check_positions(recipe, config, row_lengths),
+            *check_model_fits(recipe, config, manifest, vocabulary),
         ]
     return config, problems
 
@@ -248,60 +247,3 @@ def _check_options(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(
                 (f"model.options.{key}",), f"not a setting of the {recipe.model.family} family{hint}"
             )
-
-
-def _check_positions(
-    recipe: Recipe, config: PretrainedConfig, row_lengths: dict[str, int]
-) -> Iterator[Problem]:
-    """The longest rows of all must fit."""
-    positions = usable_positions(config)
-    key, length = max(row_lengths.items(), key=lambda item: item[1])
-    if positions < length:
-        from_scratch = recipe.model.checkpoint is None
-        yield Problem(
-            ("model.max_positions" if from_scratch else "model.checkpoint", key),
-            f"the model takes {positions} tokens but the corpus's rows have {length}; "
-            + (f"write max_positions: {length} or more, or " if from_scratch else "")
-            + f"shard the corpus with --length {positions}",
-        )
-
-
-def _check_model_fits(
-    recipe: Recipe, config: PretrainedConfig, manifest: Manifest, vocabulary: Vocabulary
-) -> Iterator[Problem]:
-    if recipe.model.checkpoint is None:
-        if config.vocab_size < vocabulary.size:
-            yield Problem(
-                ("model.options.vocab_size", "corpus"),
-                f"{config.vocab_size} is less than the tokenizer's {vocabulary.size} tokens; leave it out",
-            )
-        return
-    if config.model_type not in SUPPORTED_FAMILIES:
-        yield Problem(
-            ("model.checkpoint",),
-            f"holds a {config.model_type} model; the families are {', '.join(SUPPORTED_FAMILIES)}",
-        )
-    if config.vocab_size < vocabulary.size:
-        yield Problem(
-            ("model.checkpoint", "corpus"),
-            f"the checkpoint has {config.vocab_size} embeddings, the corpus's tokenizer {vocabulary.size} "
-            "tokens; prepare the corpus with the checkpoint's tokenizer",
-        )
-    yield from _check_checkpoint_tokenizer(Path(recipe.model.checkpoint), manifest)
-
-
-def _check_checkpoint_tokenizer(checkpoint: Path, manifest: Manifest) -> Iterator[Problem]:
-    is_assumed = manifest.tokenizer_sha256 == ""  # of a corpus that is yet to be made
-    if is_assumed or not (checkpoint / TOKENIZER_FILE).is_file():
-        return
-    try:
-        is_same = open_directory(checkpoint).is_recorded(manifest.tokenizer_sha256)
-    except DataError as error:
-        yield Problem(("model.checkpoint",), str(error))
-        return
-    if not is_same:
-        yield Problem(
-            ("model.checkpoint", "corpus"),
-            "the checkpoint's tokenizer.json gives other tokens than the corpus's; prepare the corpus with "
-            f"--tokenizer {checkpoint}",
-        )
