@@ -11,7 +11,15 @@ from typing import NoReturn
 
 from data_prep.arguments import Parser
 from data_prep.commands import inspect, merge, repack, sample, shard, tokenizer, verify
-from data_prep.errors import EXIT_DONE, EXIT_FILES, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from data_prep.errors import (
+    EXIT_DONE,
+    EXIT_FILES,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    UserError,
+)
 
 _COMMANDS = {
     "sample": sample,
@@ -34,6 +42,9 @@ class _Stopped(BaseException):
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code; the one place where errors become messages."""
     argv = sys.argv[1:] if argv is None else argv
+    if (wrong := _not_utf8(argv)) is not None:
+        print(f"error: {wrong}: not UTF-8, as a corpus keeps its command; rename the file", file=sys.stderr)
+        return EXIT_USAGE
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -60,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exc()
         return EXIT_INTERNAL
     return EXIT_DONE
+
+
+def _not_utf8(argv: list[str]) -> str | None:
+    """The first argument that is not UTF-8, made printable."""
+    printable = [os.fsencode(argument).decode("utf-8", "backslashreplace") for argument in argv]
+    return next((shown for shown, argument in zip(printable, argv) if shown != argument), None)
 
 
 def _stop(signal_number: int, frame: object) -> NoReturn:

@@ -52,7 +52,7 @@ def add_inputs(parser: Parser) -> None:
         type=Path,
         metavar="MIX.yaml",
         help="several corpora instead of INPUT: a YAML list of {name, inputs, text_field, text_documents, "
-        "quoting, repeat}, see docs/data.md",
+        "quoting, encoding, repeat}, see docs/data.md",
     )
     parser.add_argument(
         "--text-field",
@@ -68,7 +68,6 @@ def add_inputs(parser: Parser) -> None:
         help="what a document is in a .txt file: the file, a block between blank lines, a line "
         "(default: %(default)s)",
     )
-
     parser.add_argument(
         "--quoting",
         choices=("standard", "none"),
@@ -76,6 +75,24 @@ def add_inputs(parser: Parser) -> None:
         help="none: quotes in .csv and .tsv files are characters like any other, as in GLUE's "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--encoding",
+        type=encoding,
+        default="utf-8",
+        metavar="CODEC",
+        help="of text, JSON lines, .csv and .tsv, as Python names it: cp1252, utf-16, shift_jis; or auto, a "
+        "guess from the beginning of each file (default: %(default)s)",
+    )
+
+
+def encoding(text: str) -> str:
+    """An argparse type: an encoding of text files, in its one spelling."""
+    from data_prep.inputs.encodings import text_encoding
+
+    try:
+        return text_encoding(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_length(parser: argparse._ActionsContainer) -> None:

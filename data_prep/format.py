@@ -96,6 +96,7 @@ class SourceInfo(_Strict):
     text_fields: list[str]
     text_documents: str
     quoting: str
+    encoding: str = "utf-8"  # of all corpora made before it could be chosen
     repeat: float
     read: int
     kept: int

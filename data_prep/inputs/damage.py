@@ -2,13 +2,17 @@
 
 from typing import Literal, NamedTuple
 
-TO_UTF8 = "convert the file, for example with 'iconv -f LATIN1 -t UTF-8'"
+NAME_IT = "name the file's encoding with --encoding, such as latin-1 or cp1252"
 _DETAIL_CHARACTERS = 200
 _SHOWN_CHARACTERS = 60
 
 
 DamageReason = Literal[
     "not UTF-8",
+    "not decodable",
+    "another encoding",
+    "CR line ends",
+    "pointer file",
     "broken JSON",
     "broken row",
     "no text field",
@@ -32,6 +36,16 @@ class Damage(NamedTuple):
     detail: str
 
 
+class DamagedFile(ValueError):  # noqa: N818 (not an error of ours)
+    """A file that gives no documents, or none any more; the message is the detail."""
+
+    def __init__(self, reason: DamageReason, detail: str, line: int = 0) -> None:
+        """`reason` as in Damage; `line` counts from 1, 0 is the file as a whole."""
+        super().__init__(detail)
+        self.reason = reason
+        self.line = line
+
+
 def damage(reason: DamageReason, where: str, detail: object) -> Damage:
     """A Damage whose detail fits on one line, whatever was found in the file."""
     return Damage(reason, where, one_line(str(detail), _DETAIL_CHARACTERS))
@@ -50,10 +64,20 @@ def one_line(text: str, max_characters: int) -> str:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """What a UnicodeDecodeError of one record says to the user."""
+    """What a UnicodeDecodeError of one record of UTF-8 says to the user."""
+    return f"{_byte(error)} is not UTF-8"
+
+
+def undecodable(error: UnicodeDecodeError, encoding: str) -> tuple[DamageReason, str]:
+    """The reason and the detail of a UnicodeDecodeError of one record of a file of lines."""
+    if encoding == "utf-8":
+        return "not UTF-8", f"{not_utf8(error)}; {NAME_IT}"
+    return "not decodable", f"{_byte(error)} is not {encoding}"
+
+
+def _byte(error: UnicodeDecodeError) -> str:
     line_start = error.object.rfind(b"\n", 0, error.start) + 1
-    column = error.start - line_start + 1
-    return f"byte 0x{error.object[error.start]:02x} at column {column} is not UTF-8; {TO_UTF8}"
+    return f"byte 0x{error.object[error.start]:02x} at column {error.start - line_start + 1}"
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:

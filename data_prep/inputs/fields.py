@@ -75,7 +75,7 @@ def _json_fields(piece: Piece) -> tuple[str, ...] | None:
     names: dict[str, None] = {}
     for line in islice(filter(bytes.strip, piece.data.split(b"\n")), _LOOK_RECORDS):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode(piece.encoding))
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.errors import DataError, UserError
+from data_prep.inputs.encodings import text_encoding
+from data_prep.inputs.passed_over import PassedOver
 from data_prep.inputs.sources import Quoting, Source, TextDocuments, find_files, identity
 
 _EXAMPLE = "- {name: books, inputs: [corpora/books], repeat: 2}"
@@ -27,10 +29,11 @@ class _Entry(BaseModel):
     text_field: Names = "text"
     text_documents: TextDocuments = "file"
     quoting: Quoting = "standard"
+    encoding: Annotated[str, AfterValidator(text_encoding)] = "utf-8"
     repeat: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
-def read_mixture(path: Path) -> list[Source]:
+def read_mixture(path: Path, passed_over: PassedOver | None = None) -> list[Source]:
     """The sources of a mixture: a YAML list, or one under the key 'sources', of entries like
 
         name: books                   # required, each only once
@@ -38,7 +41,12 @@ def read_mixture(path: Path) -> list[Source]:
         text_field: [title, body]     # default: text
         text_documents: block         # default: file
         quoting: none                 # default: standard
+        encoding: utf-16              # default: utf-8
         repeat: 2.0                   # default: 1
+
+    Args:
+        path: The YAML file.
+        passed_over: As in `find_files`.
 
     Raises:
         DataError: Tells all problems at once, each with its entry and key.
@@ -59,7 +67,7 @@ def read_mixture(path: Path) -> list[Source]:
             problems.append(f"{label}: name: another entry has this name; give each its own")
         names.add(entry.name)
         try:
-            files = find_files(_as_list(entry.inputs))
+            files = find_files(_as_list(entry.inputs), passed_over)
         except UserError as error:
             problems.append(f"{label}: inputs: {error}")
             continue
@@ -79,6 +87,7 @@ def read_mixture(path: Path) -> list[Source]:
                 text_documents=entry.text_documents,
                 repeat=float(entry.repeat),
                 quoting=entry.quoting,
+                encoding=entry.encoding,
             )
         )
     if problems:
@@ -138,6 +147,8 @@ def _explain(error: ErrorDetails, key: str) -> str:
         return f"found {error['input']!r}, should be keys and values, like '{_EXAMPLE}'"
     if key in ("inputs", "text_field"):
         return f"{key}: found {error['input']!r}, should be a text or a list of texts, none of them empty"
+    if key == "encoding" and error["type"] == "value_error":
+        return f"{key}: {error['ctx']['error']}"
     return f"{key}: found {error['input']!r}, {error['msg'].replace('Input should be', 'should be')}"
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.inputs.damage import DamagedFile
 from data_prep.inputs.formats import file_format
 from data_prep.inputs.pieces import Piece, damage_piece
+from data_prep.inputs.pointers import check_is_no_pointer
 from data_prep.inputs.raw_pieces import read_raw_pieces
 from data_prep.inputs.segments import Segment, Stretch, stored_bytes
 from data_prep.inputs.sources import Source
@@ -63,9 +65,14 @@ def _pieces(stretch: Stretch, source: Source, part_bytes: int) -> Iterator[tuple
     path = Path(stretch.path)
     try:
         if file_format(path) in ("parquet", "arrow"):
+            with path.open("rb") as file:
+                check_is_no_pointer(file)
             yield from read_table_pieces(stretch, source.text_fields, part_bytes, MAX_RECORD_BYTES)
         else:
             yield from read_raw_pieces(stretch, source, part_bytes, MAX_RECORD_BYTES)
+    except DamagedFile as error:
+        where = f"{path}, line {error.line}" if error.line else str(path)
+        yield damage_piece(path, error.reason, where, error), 1.0
     except TABLE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             # The disk or the network, not the file: read again, it may be whole.

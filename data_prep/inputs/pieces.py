@@ -22,6 +22,7 @@ class Piece(NamedTuple):
         offset: The byte of the decompressed file at which `data` begins; 0 for tables.
         delimiter: What separates fields ("csv").
         header: The names of all fields ("csv") or columns ("table").
+        encoding: Of `data`, raw lines of any format.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Piece(NamedTuple):
     offset: int = 0
     delimiter: str = ""
     header: tuple[str, ...] = ()
+    encoding: str = "utf-8"
 
 
 def damage_piece(path: Path, reason: DamageReason, where: str, detail: object) -> Piece:

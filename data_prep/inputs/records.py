@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from data_prep.inputs.borders import WHITE_SPACE, Rows
 from data_prep.inputs.csv_rows import parse_row
-from data_prep.inputs.damage import Damage, DamageReason, damage, not_utf8, shown
+from data_prep.inputs.damage import Damage, DamageReason, damage, shown, undecodable
+from data_prep.inputs.iso_2022 import designation, what_to_do
 from data_prep.inputs.pieces import Piece, PieceFormat, damage_of, place
 from data_prep.inputs.sources import Source
 from data_prep.inputs.table_records import table_records
@@ -57,17 +58,31 @@ def _block_records(piece: Piece, source: Source) -> Iterator[Record]:
 
 def _decoded(content: bytes, piece: Piece, line: int, offset: int) -> Record:
     try:
-        return content.decode()
+        return _text(content, piece)
+    except DamagedRecord as error:
+        return damage(error.reason, place(piece.path, line, offset), error)
+
+
+def _text(content: bytes, piece: Piece) -> str:
+    """A record as text; a DamagedRecord if its bytes are none in the encoding of the piece."""
+    if sequence := designation(content):
+        raise DamagedRecord("another encoding", what_to_do(sequence), content.index(sequence))
+    try:
+        return content.decode(piece.encoding)
     except UnicodeDecodeError as error:
-        return damage("not UTF-8", place(piece.path, line, offset), not_utf8(error))
+        raise DamagedRecord(*undecodable(error, piece.encoding), error.start) from error
 
 
 def _file_record(piece: Piece, source: Source) -> Iterator[Record]:
     try:
-        yield piece.data.decode().replace("\r\n", "\n").removesuffix("\n")
-    except UnicodeDecodeError as error:
+        text = _text(piece.data, piece).replace("\r\n", "\n")
+    except DamagedRecord as error:
         line = piece.data.count(b"\n", 0, error.start) + 1
-        yield damage("not UTF-8", place(piece.path, line, 0), not_utf8(error))
+        yield damage(error.reason, place(piece.path, line, 0), error)
+        return
+    if "\n" not in text:  # the line ends may be those of the first Macs
+        text = text.replace("\r", "\n")
+    yield text.removesuffix("\n")
 
 
 def _json_records(piece: Piece, source: Source) -> Iterator[Record]:
@@ -75,9 +90,7 @@ def _json_records(piece: Piece, source: Source) -> Iterator[Record]:
         if not content.strip(WHITE_SPACE):
             continue
         try:
-            yield _json_text(content.decode(), source.text_fields)
-        except UnicodeDecodeError as error:
-            yield damage("not UTF-8", place(piece.path, line, offset), not_utf8(error))
+            yield _json_text(_text(content, piece), source.text_fields)
         except DamagedRecord as error:
             yield damage(error.reason, place(piece.path, line, offset), error)
 
@@ -144,7 +157,7 @@ def _csv_records(piece: Piece, source: Source) -> Iterator[Record]:
 def _csv_record(row: bytes, line: int, piece: Piece, source: Source) -> Record:
     reason: DamageReason
     try:
-        fields = parse_row(row.decode(), piece.delimiter, source.quoting)
+        fields = parse_row(_text(row, piece), piece.delimiter, source.quoting)
         if piece.delimiter == "\t" and any("\t" in field and "\n" in field for field in fields):
             # Nobody's text: a stray quote has made one field of several rows.
             raise DamagedRecord("broken row", f"{_TABS_IN_QUOTES}; found: {_shown(row)}")
@@ -152,8 +165,6 @@ def _csv_record(row: bytes, line: int, piece: Piece, source: Source) -> Record:
             return join_fields(dict(zip(piece.header, fields)), source.text_fields)
         problem = f"{len(fields)} fields, but the header names {len(piece.header)}"
         reason, detail = "broken row", f"{problem}; found: {_shown(row)}"
-    except UnicodeDecodeError as error:
-        reason, detail = "not UTF-8", not_utf8(error)
     except csv.Error as error:
         reason, detail = "broken row", f"{error}; found: {_shown(row)}"
     except DamagedRecord as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.inputs.compression import is_compressed
+from data_prep.inputs.encodings import AUTO, shows_borders
 from data_prep.inputs.formats import file_format
 from data_prep.inputs.sources import Source
 from data_prep.inputs.tables import TABLE_ERRORS, row_group_weights
@@ -42,8 +43,9 @@ class Segment:
 def cut_segments(sources: list[Source], segment_bytes: int) -> list[Segment]:
     """All segments of all sources, in order: a function of the files and `segment_bytes` alone.
 
-    Uncompressed JSON lines, text by line or block, and Parquet are cut if they are larger than
-    `segment_bytes`; other large files are a segment each. Smaller ones are joined.
+    Uncompressed JSON lines, text by line or block (unless their encoding hides line ends, or is not known
+    yet), and Parquet are cut if they are larger than `segment_bytes`; other large files are a segment
+    each. Smaller ones are joined.
     """
     return [
         segment for index, source in enumerate(sources) for segment in _segments(index, source, segment_bytes)
@@ -81,7 +83,8 @@ def _cut(path: Path, size: int, source: Source, segment_bytes: int) -> list[tupl
     kind = None if is_compressed(path) else file_format(path)
     if kind == "parquet":
         return _cut_row_groups(path, size, segment_bytes)
-    if kind == "json" or (kind == "text" and source.text_documents != "file"):
+    has_lines = kind == "json" or (kind == "text" and source.text_documents != "file")
+    if has_lines and source.encoding != AUTO and shows_borders(source.encoding):
         count = -(-size // segment_bytes)
         cuts = [size * part // count for part in range(count + 1)]
         return [(Stretch(str(path), start, end), end - start) for start, end in pairwise(cuts)]

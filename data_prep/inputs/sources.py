@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from data_prep.errors import DataError, UsageError
 from data_prep.inputs.formats import ENDINGS, file_format
+from data_prep.inputs.passed_over import PassedOver, printable
 
 TextDocuments = Literal["file", "block", "line"]
 Quoting = Literal["standard", "none"]
@@ -27,6 +28,7 @@ class Source:
         text_fields: Fields or columns whose texts, joined by a blank line, are a document.
         text_documents: What a document is in a text file.
         quoting: Whether quotes in .csv and .tsv files mean what they mean to the csv module, or nothing.
+        encoding: Of files of lines, as Python spells it, or "auto": told by the beginning of each.
         repeat: How many times the source is seen for every time of another with 1.0.
     """
 
@@ -36,36 +38,52 @@ class Source:
     text_documents: TextDocuments
     repeat: float
     quoting: Quoting = "standard"
+    encoding: str = "utf-8"
 
 
 def plain_source(
-    inputs: Iterable[str],
+    files: Iterable[Path],
     text_fields: Iterable[str],
     text_documents: TextDocuments,
     quoting: Quoting = "standard",
+    encoding: str = "utf-8",
 ) -> Source:
-    """The one source of a command line without a mixture; errors as in `find_files`."""
-    files = tuple(find_files(inputs))
-    return Source(PLAIN_SOURCE_NAME, files, tuple(dict.fromkeys(text_fields)), text_documents, 1.0, quoting)
+    """The one source of a command line without a mixture."""
+    fields = tuple(dict.fromkeys(text_fields))
+    return Source(PLAIN_SOURCE_NAME, tuple(files), fields, text_documents, 1.0, quoting, encoding)
 
 
-def find_files(inputs: Iterable[str]) -> list[Path]:
+def find_files(inputs: Iterable[str], passed_over: PassedOver | None = None) -> list[Path]:
     """The files that `inputs` mean, each once, in the order given.
 
     Args:
         inputs: Files, directories (searched recursively, without hidden entries), directories written by
             `datasets.Dataset.save_to_disk`, glob patterns, and '@LIST' for a file with one such input
             per line. The files of a directory or a pattern come sorted by path.
+        passed_over: Is given what the directories hold beside files that can be read.
 
     Raises:
-        DataError: An input does not exist, or holds no file that can be read.
+        DataError: An input does not exist, or holds no file that can be read, or one whose path is not
+            UTF-8, as the manifest is.
         UsageError: A file named outright has an unknown ending.
     """
+    passed_over = passed_over or PassedOver()
     found: dict[str, Path] = {}
     for name in inputs:
-        for path in _listed(Path(name[1:])) if name.startswith("@") else _meant(name):
+        listed = name.startswith("@")
+        for path in _listed(Path(name[1:]), passed_over) if listed else _meant(name, passed_over):
+            _check_name(path)
             found.setdefault(identity(path), path)
     return list(found.values())
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{printable(path)}: the name is not UTF-8, and the manifest could not name the file; rename it"
+        ) from error
 
 
 def identity(path: Path) -> str:
@@ -73,7 +91,7 @@ def identity(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (resolve would ask the file system about every directory)
 
 
-def _listed(list_file: Path) -> Iterator[Path]:
+def _listed(list_file: Path, passed_over: PassedOver) -> Iterator[Path]:
     try:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -88,15 +106,15 @@ def _listed(list_file: Path) -> Iterator[Path]:
         if name.startswith("@"):
             raise UsageError(f"{list_file}, line {number}: {name}: a list cannot name another list")
         try:
-            yield from _meant(name)
+            yield from _meant(name, passed_over)
         except (DataError, UsageError) as error:
             raise type(error)(f"{list_file}, line {number}: {error}") from error
 
 
-def _meant(name: str) -> list[Path]:
+def _meant(name: str, passed_over: PassedOver) -> list[Path]:
     path = Path(name)
     if path.is_dir():
-        return _inside(path)
+        return _inside(path, passed_over)
     if path.exists():
         if file_format(path) is None:
             raise UsageError(f"{path}: cannot tell its format by its ending; expected {ENDINGS}")
@@ -104,18 +122,27 @@ def _meant(name: str) -> list[Path]:
             raise UsageError(f"{path}: not a regular file; save what it gives to one")
         return [path]
     if glob.has_magic(name):
-        return _matching(name)
+        return _matching(name, passed_over)
     raise DataError(f"{path}: no such file or directory")
 
 
-def _inside(folder: Path) -> list[Path]:
-    files = list(_walk(folder, frozenset()))
+def _inside(folder: Path, passed_over: PassedOver) -> list[Path]:
+    """The files of a directory that can be read, those below it too."""
+    files = []
+    for path in _walk(folder, frozenset()):
+        if not path.is_file():
+            passed_over.add_unreadable(folder, path)
+        elif file_format(path) is None:
+            passed_over.add_unknown(folder, path)
+        else:
+            files.append(path)
     if not files:
         raise DataError(f"{folder}: this directory holds no file with one of the endings {ENDINGS}")
     return files
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Everything but directories and what is hidden, in order."""
     real = folder.resolve()
     if real in above:  # a symbolic link back up
         return
@@ -133,14 +160,17 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry, above | {real})
-        elif entry.is_file() and file_format(entry) is not None:
+        else:
             yield entry
 
 
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str, passed_over: PassedOver) -> list[Path]:
     # Path.glob takes no absolute pattern.
-    names = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    files = sorted(path for path in map(Path, names) if path.is_file())
+    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    files = [path for path in paths if path.is_file()]
+    for path in paths:
+        if not path.is_file() and not path.is_dir():
+            passed_over.add_unreadable(Path(pattern), path)
     if not files:
         raise DataError(f"{pattern}: no file matches this pattern")
     for path in files:

@@ -5,6 +5,7 @@ directory; whoever comes later compares and refuses to mix two preparations.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -209,8 +210,9 @@ def plan_differences(before: Plan, now: Plan) -> list[str]:
         for path, entry in here.items()
         if path in was and was[path] != entry
     ]
+    told += source_differences(before.sources, now.sources)
     if not told and before != now:
-        told.append("how the inputs are mixed")
+        told.append("how the inputs are divided")
     return told
 
 
@@ -223,15 +225,15 @@ def setting_differences(before: dict[str, object], now: Settings) -> list[str]:
     ]
 
 
-def source_differences(before: list[SourceInfo], now: list[Source]) -> list[str]:
-    """How sources differ from those a finished corpus was made of, in a user's words."""
+def source_differences(before: Sequence[SourceInfo | Source], now: list[Source]) -> list[str]:
+    """How sources differ from those a corpus is made of, in a user's words."""
 
     def described(source: SourceInfo | Source) -> tuple[object, ...]:
         fields = list(source.text_fields)
-        return source.name, fields, source.text_documents, source.quoting, source.repeat
+        return source.name, fields, source.text_documents, source.quoting, source.encoding, source.repeat
 
     was, here = [described(source) for source in before], [described(source) for source in now]
-    names = ("name", "text field", "text documents", "quoting", "repeat")
+    names = ("name", "text field", "text documents", "quoting", "encoding", "repeat")
     if len(was) != len(here):
         return [f"{len(was)} sources were mixed, now {len(here)}"]
     return [

@@ -68,6 +68,7 @@ def publish(
                 text_fields=list(source.text_fields),
                 text_documents=source.text_documents,
                 quoting=source.quoting,
+                encoding=source.encoding,
                 repeat=source.repeat,
                 read=found.source_read.get(number, 0),
                 kept=sum(report.kept.get(number, 0) for report in reports),
@@ -93,17 +94,21 @@ def publish(
 
 def versions() -> dict[str, str]:
     """What made a corpus."""
-    try:
-        lodestar = metadata.version("lodestar")
-    except metadata.PackageNotFoundError:
-        lodestar = "not installed"
     return {
-        "lodestar": lodestar,
+        "lodestar": _version("lodestar"),
         "python": platform.python_version(),
         "pyarrow": pa.__version__,
         "tokenizers": tokenizers.__version__,
         "zstandard": zstandard.__version__,  # its compressor measures repetition
+        "charset-normalizer": _version("charset-normalizer"),  # guesses encodings
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _move_shards(work: WorkDir, out: Path, split: Split, reports: list[ShardReport]) -> list[ShardInfo]:

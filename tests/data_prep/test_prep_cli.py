@@ -40,6 +40,8 @@ def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str
         (["shard", "a", "--valid-fraction", "1"], "'1' is not a number from 0 to below 1"),
         (["shard", "a", "--valid-fraction", "nan"], "'nan' is not a number from 0"),
         (["shard", "a", "--workers", "0"], "'0' is not a whole number of 1 or more"),
+        (["tokenizer", "a", "--encoding", "base64"], "'base64' is not the encoding of a text file"),
+        (["shard", "a", "--encoding", "latin-99"], "such as utf-8, cp1252, utf-16-le or shift_jis, or auto"),
         (["sample", "a", "--max-bytes", "x"], "'x' is not a whole number"),
         (["tokenizer", "a", "--out", "o", "--kind", "unigram"], "invalid choice: 'unigram'"),
     ],
@@ -90,6 +92,68 @@ def test_a_users_mistake_is_one_line_on_stderr(run_cli: Run, tmp_path: Path) -> 
     assert result.stdout == ""
     assert result.stderr.startswith(f"error: corpus {tmp_path} has no manifest.json")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["input", "pattern", "list", "out", "tokenizer"])
+def test_an_argument_that_is_not_utf8(
+    run_cli: Run, documents_file: Path, tokenizer_dir: Path, tmp_path: Path, place: str
+) -> None:
+    names = {"input": str(documents_file), "tokenizer": str(tokenizer_dir), "out": str(tmp_path / "out")}
+    wrong = str(tmp_path / "caf\udce9")
+    key, value = {"pattern": ("input", f"{wrong}*"), "list": ("input", f"@{wrong}")}.get(
+        place, (place, wrong)
+    )
+    names[key] = value
+    options = ["--tokenizer", names["tokenizer"], "--out", names["out"], "--length", "64"]
+    result = run_cli("shard", names["input"], *options)
+    assert (result.returncode, result.stdout) == (64, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "caf\\xe9" in line
+    assert "not UTF-8" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_name_is_not_utf8(run_cli: Run, tokenizer_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "caf\udce9.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "mix.yaml").write_text(f"- {{name: a, inputs: {tmp_path / 'in'}}}\n")
+    out = tmp_path / "out"
+    options = ["--tokenizer", str(tokenizer_dir), "--out", str(out), "--length", "64"]
+    for inputs in ([str(tmp_path / "in")], ["--mix", str(tmp_path / "mix.yaml")]):
+        result = run_cli("shard", *inputs, *options)
+        assert result.returncode == 65
+        assert "in/caf\\xe9.jsonl: the name is not UTF-8" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not out.exists()
+
+
+def test_what_a_directory_holds_besides_is_told(
+    tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, mixture = tmp_path / "in", tmp_path / "mix.yaml"
+    folder.mkdir()
+    for name in ("a.txt", "labels.txt", "wiki_00"):
+        (folder / name).write_text("karo miten\n" * 50)
+    (folder / "b.txt").write_text(
+        "\u65e5\u672c\u8a9e\u306e\u6587\u3067\u3059\u3002 karo\n" * 20, encoding="shift_jis"
+    )
+    mixture.write_text(f"- {{name: a, inputs: {folder}, encoding: auto}}\n")
+    shard = ["--tokenizer", str(tokenizer_dir), "--length", "64", "--workers", "1", "--valid-fraction", "0"]
+    shard += ["--max-repetition", "1"]
+    tokenizer = ["tokenizer", "--out", str(tmp_path / "tok"), "--vocab-size", "300"]
+    for command in (
+        ["shard", str(folder), "--encoding", "auto", "--out", str(tmp_path / "1"), *shard],
+        ["shard", "--mix", str(mixture), "--out", str(tmp_path / "2"), *shard],
+        [*tokenizer, "--mix", str(mixture)],
+    ):
+        assert cli.main(command) == 0
+        told = capsys.readouterr().err
+        assert f"warning: not read: 1 file of {folder}, because the endings are unknown: wiki_00;" in told
+        assert f"note: {folder / 'labels.txt'}: read as documents; move away what is none\n" in told
+        assert f"note: {folder / 'b.txt'}: read as cp932, a guess; name another one with" in told
+    assert cli.main([*tokenizer, "--mix", str(mixture), "--encoding", "cp1252"]) == 64
+    assert "--encoding is a key of the --mix file: encoding" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,12 @@ FORMATS: dict[str, tuple[str, Callable[[list[str]], bytes]]] = {
 
 
 def source_of(
-    *paths: Path, fields: tuple[str, ...] = ("text",), text_documents: TextDocuments = "line"
+    *paths: Path,
+    fields: tuple[str, ...] = ("text",),
+    text_documents: TextDocuments = "line",
+    encoding: str = "utf-8",
 ) -> Source:
-    return Source("corpus", paths, fields, text_documents, 1.0)
+    return Source("corpus", paths, fields, text_documents, 1.0, encoding=encoding)
 
 
 def parts_of(source: Source, segment_bytes: int = 1 << 30, part_bytes: int = 1 << 20) -> list[list[Part]]:

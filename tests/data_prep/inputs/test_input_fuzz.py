@@ -18,6 +18,7 @@ NUM_DOCUMENTS = 40
 SECONDS_PER_FILE = 5.0
 REASONS = {
     "not UTF-8",
+    "another encoding",
     "broken JSON",
     "no text field",
     "text is not a string",

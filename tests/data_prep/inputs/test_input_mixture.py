@@ -23,7 +23,7 @@ BOTH = """
   inputs: [a]
   text_documents: block
   repeat: 2
-- {name: wiki, inputs: b.jsonl, text_field: [title, text], repeat: 0.5}
+- {name: wiki, inputs: b.jsonl, text_field: [title, text], encoding: UTF16, repeat: 0.5}
 """
 
 
@@ -32,7 +32,7 @@ def test_a_mixture(write: Path, head: str) -> None:
     write.write_text(head + BOTH)
     assert read_mixture(write) == [
         Source("books", (Path("a/1.txt"), Path("a/2.txt")), ("text",), "block", 2.0),
-        Source("wiki", (Path("b.jsonl"),), ("title", "text"), "file", 0.5),
+        Source("wiki", (Path("b.jsonl"),), ("title", "text"), "file", 0.5, encoding="utf-16"),
     ]
 
 
@@ -48,12 +48,13 @@ def test_all_problems_are_told_at_once(write: Path) -> None:
 - {name: last, inputs: b.jsonl, repeat: .inf}
 - {name: very last, inputs: ./b.jsonl, repeat: "2"}
 - {name: books, inputs: ./b.jsonl}
+- {name: coded, inputs: b.jsonl, encoding: base64}
 """
     )
     with pytest.raises(DataError) as caught:
         read_mixture(write)
     assert str(caught.value).splitlines() == [
-        "mixture mix.yaml has 13 problems:",
+        "mixture mix.yaml has 14 problems:",
         "  - entry 1 (books): repet: unknown key; did you mean repeat?",
         "  - entry 2 (more): inputs: gone.txt: no such file or directory",
         "  - entry 3: name: is required; add it",
@@ -62,12 +63,14 @@ def test_all_problems_are_told_at_once(write: Path) -> None:
         "  - entry 3: repeat: found -1, should be greater than 0",
         "  - entry 5 (books): text_field: found 3, should be a text or a list of texts, none of them empty",
         "  - entry 5 (books): colour: unknown key; "
-        "an entry has name, inputs, text_field, text_documents, quoting, repeat",
+        "an entry has name, inputs, text_field, text_documents, quoting, encoding, repeat",
         f"  - entry 6: found 'just text', should be keys and values, like {EXAMPLE}",
         "  - entry 7 (last): repeat: found inf, should be a finite number",
         "  - entry 8 (very last): repeat: found '2', should be a valid number",
         "  - entry 9 (books): name: another entry has this name; give each its own",
         "  - entry 9 (books): inputs: b.jsonl is also in entry 'books'; use repeat to see it more often",
+        "  - entry 10 (coded): encoding: 'base64' is not the encoding of a text file; expected one that "
+        "Python knows, such as utf-8, cp1252, utf-16-le or shift_jis, or auto",
     ]
 
 

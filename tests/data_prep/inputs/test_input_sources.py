@@ -10,6 +10,7 @@ from input_files import json_lines, parquet, rows, source_of
 
 from data_prep.errors import DataError, UsageError
 from data_prep.inputs.fields import check_fields
+from data_prep.inputs.passed_over import PassedOver, seem_no_documents
 from data_prep.inputs.sources import find_files, plain_source
 
 
@@ -31,6 +32,50 @@ def test_inputs_are_found_in_a_fixed_order(tmp_path: Path) -> None:
     assert found(tmp_path, "b", "a.txt", "b/1.txt") == [*in_b, "a.txt"]
     assert found(tmp_path, "b/*.txt", "a.txt") == ["b/1.txt", "a.txt"]
     assert found(tmp_path, "**/*.txt") == ["a.txt", "b/1.txt"]
+
+
+def told_of(*inputs: Path | str) -> list[str]:
+    passed_over = PassedOver()
+    find_files(map(str, inputs), passed_over)
+    return passed_over.told()
+
+
+def test_files_that_are_passed_over_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.txt", "a/b/wiki_00", "a/b/wiki_01", "a/story.text", "a/more.jsonl.gzip", "a/.git/x")
+    touch(tmp_path, "c/1.txt", "c/.hidden", "d/1.txt", "d/LICENSE", "d/caf\udce9")
+    a, d = tmp_path / "a", tmp_path / "d"
+    why = "because the endings are unknown"
+    advice = "give what is to be read another one, for example .txt or .jsonl (--help lists them)"
+    assert told_of(a, tmp_path / "c", d, a / "1.txt") == [
+        f"not read: 4 files of {a}, {why}: b/wiki_00, b/wiki_01, more.jsonl.gzip and 1 more; {advice}",
+        f"not read: 2 files of {d}, {why}: LICENSE, caf\\xe9; {advice}",
+    ]
+    assert told_of(tmp_path / "c", a / "1.txt", f"{a}/*.txt") == []
+
+
+def test_links_to_nothing_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.txt")
+    (tmp_path / "a/2.txt").symlink_to(".git/annex/objects/key")
+    os.mkfifo(tmp_path / "a/pipe.txt")
+    told = "because they are links to nothing, or no files: "
+    (line,) = told_of(tmp_path / "a")
+    assert line.startswith(f"not read: 2 files of {tmp_path / 'a'}, {told}2.txt, pipe.txt;")
+    (line,) = told_of(f"{tmp_path}/a/[12].txt")
+    assert line.startswith(f"not read: 1 file of {tmp_path}/a/[12].txt, {told}{tmp_path}/a/2.txt;")
+
+
+def test_text_beside_a_corpus_is_recognized() -> None:
+    names = ["a/README.txt", "a/LICENCE.TXT", "b/labels.txt", "b/1.txt", "b/my_labels.txt", "vocab.jsonl"]
+    files = tuple(map(Path, names))
+    assert seem_no_documents(files) == list(files[:3])
+    assert seem_no_documents(files[:1]) == []
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.txt", "in/caf\udce9.txt")
+    for name in ("in", "in/*.txt"):
+        with pytest.raises(DataError, match=r"in/caf\\xe9\.txt: the name is not UTF-8.*; rename it"):
+            found(tmp_path, name)
 
 
 def test_one_file_spelt_in_two_ways_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +159,7 @@ def test_saved_datasets(tmp_path: Path) -> None:
 
 def test_the_source_of_a_plain_command_line(tmp_path: Path) -> None:
     touch(tmp_path, "a.txt")
-    source = plain_source([str(tmp_path)], ["title", "body", "title"], "line")
+    source = plain_source(find_files([str(tmp_path)]), ["title", "body", "title"], "line")
     assert (source.name, source.repeat, source.text_documents) == ("corpus", 1.0, "line")
     assert (source.files, source.text_fields) == ((tmp_path / "a.txt",), ("title", "body"))
 
