@@ -112,13 +112,13 @@ def _is_utf32(head: bytes, encoding: str) -> bool:
 
 def _is_utf16(head: bytes, encoding: str) -> bool:
     high = _HIGH_BYTE[encoding]
-    highs, lows = head[high::2], head[1 - high :: 2]
+    highs = head[high::2]
     zeros = highs.count(0)
     if zeros < 2:
         return False
     # The scripts below U+2000: every other byte is below 32, and zero for spaces and ASCII.
     num_small = len(highs) - len(highs.translate(None, _CONTROL_BYTES))
-    has_pattern = 4 * num_small >= 3 * len(highs) and 50 * zeros >= len(highs) and 8 * lows.count(0) <= zeros
+    has_pattern = 4 * num_small >= 3 * len(highs) and 50 * zeros >= len(highs)
     if not has_pattern:
         # The others: no UTF-8 on the whole, but a short line may be.
         line_end = "\n".encode(encoding)

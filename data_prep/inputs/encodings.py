@@ -2,7 +2,6 @@
 
 import codecs
 from collections.abc import Iterator
-from functools import lru_cache
 
 from data_prep.inputs.damage import DamagedFile
 
@@ -12,7 +11,6 @@ UTF_8 = "utf-8"
 # Text encodings to Python, but of names and of source code: they cannot be read piece by piece.
 _NOT_OF_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 _ASCII = bytes(range(128)) + b"\x1b$B!!"  # and the escape sequence of ISO-2022-JP with a character behind it
-_AT_BORDERS = b'\n\r\t\v\f ,"'
 
 
 def text_encoding(name: str) -> str:
@@ -47,7 +45,6 @@ def _gives_text(codec: str) -> bool:
     return True
 
 
-@lru_cache
 def shows_borders(encoding: str) -> bool:
     """Whether bytes of ASCII are what they seem, so that records can be cut before they are decoded.
 
@@ -55,18 +52,7 @@ def shows_borders(encoding: str) -> bool:
     and their like, whose second bytes are never those at borders; not in UTF-16 or ISO-2022.
     """
     try:
-        if _ASCII.decode(encoding) != _ASCII.decode("ascii"):
-            return False
-    except UnicodeError:
-        return False
-    leads, followers = range(128, 256), _AT_BORDERS
-    return not any(_swallows(lead, follower, encoding) for lead in leads for follower in followers)
-
-
-def _swallows(lead: int, follower: int, encoding: str) -> bool:
-    """Whether a byte makes one character with the one behind it, a byte of ASCII."""
-    try:
-        return not bytes([lead, follower]).decode(encoding).endswith(chr(follower))
+        return _ASCII.decode(encoding) == _ASCII.decode("ascii")
     except UnicodeError:
         return False
 

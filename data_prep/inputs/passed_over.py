@@ -70,8 +70,9 @@ def seem_no_documents(files: tuple[Path, ...]) -> list[Path]:
 
 
 def printable(path: Path | str) -> str:
-    r"""A path for a message, with what is not UTF-8 in it as '\xe9'."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path for a message, on one line, with what is not UTF-8 in it as '\xe9'."""
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def listed_names(paths: list[Path]) -> str:

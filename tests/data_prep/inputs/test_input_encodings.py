@@ -3,8 +3,10 @@
 import gzip
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
+from encodings.aliases import aliases
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from input_files import COMPRESS, Record, parts_of, records_of, rows, source_of
 
+from data_prep.errors import DataError
 from data_prep.inputs import compression
 from data_prep.inputs.damage import Damage, DamagedFile
 from data_prep.inputs.encodings import decoded, shows_borders, text_encoding
@@ -174,6 +177,18 @@ def test_which_encodings_show_borders() -> None:
     assert not any(map(shows_borders, ["utf-16", "utf-32", "hz", "iso2022_jp_2", "cp500", *HIDING]))
 
 
+def test_no_character_of_an_encoding_that_shows_borders_has_one_within() -> None:
+    named = set()
+    for name in set(aliases.values()):
+        with suppress(ValueError):
+            named.add(text_encoding(name))
+    showing = list(filter(shows_borders, named))
+    assert len(showing) > 50
+    for encoding, lead, border in product(showing, range(128, 256), b'\n\r\t\v\f ,"'):
+        with suppress(UnicodeError):
+            assert bytes([lead, border]).decode(encoding).endswith(chr(border)), encoding
+
+
 @pytest.mark.parametrize(
     ("name", "codec"),
     [
@@ -286,5 +301,7 @@ def test_fields_are_looked_at_in_the_encoding_of_the_file(tmp_path: Path) -> Non
         path.write_bytes(json.dumps({"\u6587": "a"}, ensure_ascii=False).encode(encoding))
         source = source_of(path, fields=("\u6587",), encoding=encoding)
         check_fields([source])
+        with pytest.raises(DataError, match="no field 'text'; its fields are '\u6587'"):
+            check_fields([replace(source, text_fields=("text",))])
         assert records_of(source) == ["a"]
         assert len(parts_of(source)) == 1

@@ -10,7 +10,7 @@ from input_files import json_lines, parquet, rows, source_of
 
 from data_prep.errors import DataError, UsageError
 from data_prep.inputs.fields import check_fields
-from data_prep.inputs.passed_over import PassedOver, seem_no_documents
+from data_prep.inputs.passed_over import PassedOver, printable, seem_no_documents
 from data_prep.inputs.sources import find_files, plain_source
 
 
@@ -69,6 +69,10 @@ def test_text_beside_a_corpus_is_recognized() -> None:
     files = tuple(map(Path, names))
     assert seem_no_documents(files) == list(files[:3])
     assert seem_no_documents(files[:1]) == []
+
+
+def test_names_are_shown_on_one_line() -> None:
+    assert printable("a b/\u65e5\x1b[31m\n\udce9.txt") == "a b/\u65e5\\x1b[31m\\n\\xe9.txt"
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
