@@ -62,7 +62,7 @@ def _tell_what_is_guessed(source: Source) -> None:
     if strange := seem_no_documents(source.files):
         _note(strange, "read as documents; move away what is none")
     for encoding, files in guessed_encodings(source).items():
-        _note(files, f"read as {encoding}, a guess; name another one with --encoding")
+        _note(files, f"read as {encoding}, judging by the beginning; if it is another one, name it")
 
 
 def _note(files: list[Path], told: str) -> None:

@@ -1,6 +1,7 @@
 """What a search in directories leaves aside, and what it takes for a document though it may be none: told."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _SHOWN_NAMES = 3
@@ -29,16 +30,16 @@ class PassedOver:
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self._unknown: dict[Path, list[Path]] = {}
-        self._unreadable: dict[Path, list[Path]] = {}
+        self._unknown: dict[Path, dict[Path, None]] = {}  # sets in the order found
+        self._unreadable: dict[Path, dict[Path, None]] = {}
 
     def add_unknown(self, searched: Path, path: Path) -> None:
         """A file in the directory `searched` with an ending that is not one of ours."""
-        self._unknown.setdefault(searched, []).append(path)
+        self._unknown.setdefault(searched, {})[path] = None
 
     def add_unreadable(self, searched: Path, path: Path) -> None:
         """A link that leads nowhere, a pipe, or the like, in a directory or matched by a pattern."""
-        self._unreadable.setdefault(searched, []).append(path)
+        self._unreadable.setdefault(searched, {})[path] = None
 
     def told(self) -> list[str]:
         """A line per kind and search."""
@@ -52,9 +53,9 @@ class PassedOver:
         ]
 
 
-def _not_read(searched: Path, paths: list[Path], why: str) -> str:
+def _not_read(searched: Path, paths: Iterable[Path], why: str) -> str:
     names = [path.relative_to(searched) if path.is_relative_to(searched) else path for path in paths]
-    count = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
+    count = "1 file" if len(names) == 1 else f"{len(names):,} files"
     return f"not read: {count} of {printable(searched)}, because {why}: {listed_names(names)}"
 
 

@@ -151,7 +151,7 @@ def test_what_a_directory_holds_besides_is_told(
         told = capsys.readouterr().err
         assert f"warning: not read: 1 file of {folder}, because the endings are unknown: wiki_00;" in told
         assert f"note: {folder / 'labels.txt'}: read as documents; move away what is none\n" in told
-        assert f"note: {folder / 'b.txt'}: read as cp932, a guess; name another one with" in told
+        assert f"note: {folder / 'b.txt'}: read as cp932, judging by the beginning;" in told
     assert cli.main([*tokenizer, "--mix", str(mixture), "--encoding", "cp1252"]) == 64
     assert "--encoding is a key of the --mix file: encoding" in capsys.readouterr().err
 

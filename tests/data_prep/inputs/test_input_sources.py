@@ -46,7 +46,7 @@ def test_files_that_are_passed_over_are_told(tmp_path: Path) -> None:
     a, d = tmp_path / "a", tmp_path / "d"
     why = "because the endings are unknown"
     advice = "give what is to be read another one, for example .txt or .jsonl (--help lists them)"
-    assert told_of(a, tmp_path / "c", d, a / "1.txt") == [
+    assert told_of(a, tmp_path / "c", d, a / "1.txt", d) == [
         f"not read: 4 files of {a}, {why}: b/wiki_00, b/wiki_01, more.jsonl.gzip and 1 more; {advice}",
         f"not read: 2 files of {d}, {why}: LICENSE, caf\\xe9; {advice}",
     ]
