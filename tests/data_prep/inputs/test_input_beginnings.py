@@ -187,6 +187,7 @@ def test_carriage_returns_alone_are_no_line_ends(tmp_path: Path) -> None:
         (b"one\rtwo\n", ["one\rtwo"], "one\rtwo"),
         (b"one\r\ntwo\r\n", ["one", "two"], "one\ntwo"),
         (b"one\ntwo\r", ["one", "two"], "one\ntwo\r"),
+        (b"one " * 9000 + b"\rtwo\n", ["one " * 9000 + "\rtwo"], "one " * 9000 + "\rtwo"),
     ],
 )
 def test_carriage_returns_elsewhere(
