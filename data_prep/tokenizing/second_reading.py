@@ -6,6 +6,7 @@ transformers imports torch, which preparation never does, so it reads in a proce
 import json
 import subprocess
 import sys
+from typing import Any
 
 from data_prep.tokenizing.directory import TokenizerDirectory
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
@@ -21,11 +22,18 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(
     sys.argv[1], local_files_only=True, trust_remote_code=False, split_special_tokens=True
 )
 roles = ("cls", "sep", "pad", "mask", "unk")
+encodings = [
+    tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    for text in json.load(sys.stdin)
+]
 print(json.dumps({
     "version": transformers.__version__,
     "name": type(tokenizer).__name__,
+    "size": max(tokenizer.get_vocab().values()) + 1,
     "special": {role: getattr(tokenizer, f"{role}_token") for role in roles},
-    "tokens": [tokenizer.tokenize(text) for text in json.load(sys.stdin)],
+    "ids": [encoding["input_ids"] for encoding in encodings],
+    "tokens": [tokenizer.convert_ids_to_tokens(encoding["input_ids"]) for encoding in encodings],
+    "offsets": [encoding.get("offset_mapping") for encoding in encodings],
 }))
 """
 
@@ -57,17 +65,30 @@ def difference_to_transformers(directory: TokenizerDirectory) -> str | None:
         reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
         return f"transformers cannot open it ({reason})"
     theirs = json.loads(process.stdout)
+    difference = _difference_in_texts(directory, theirs) or _difference_in_vocabulary(directory, theirs)
     reader = f"transformers {theirs['version']} opens it as {theirs['name']}"
-    for text, tokens in zip(PROBE_TEXTS, theirs["tokens"]):
-        ours = directory.tokenizer.encode(text, add_special_tokens=False).tokens
-        if ours != tokens:
-            first = next((i for i, pair in enumerate(zip(ours, tokens)) if pair[0] != pair[1]), 0)
-            shown = [" ".join(some[first : first + _SHOWN_TOKENS]) for some in (tokens, ours)]
-            return f"{reader}, which reads {text!r} as '{shown[0]}', and tokenizer.json as '{shown[1]}'"
+    return None if difference is None else f"{reader}, {difference}"
+
+
+def _difference_in_texts(directory: TokenizerDirectory, theirs: dict[str, Any]) -> str | None:
+    for text, ids, tokens, offsets in zip(PROBE_TEXTS, theirs["ids"], theirs["tokens"], theirs["offsets"]):
+        ours = directory.tokenizer.encode(text, add_special_tokens=False)
+        if ours.ids != ids:
+            first = next((i for i, pair in enumerate(zip(ours.ids, ids)) if pair[0] != pair[1]), 0)
+            shown = [" ".join(some[first : first + _SHOWN_TOKENS]) for some in (tokens, ours.tokens)]
+            return f"which reads {text!r} as '{shown[0]}', and tokenizer.json as '{shown[1]}'"
+        if offsets is not None and ours.offsets != [tuple(pair) for pair in offsets]:
+            return f"which gives the tokens of {text!r} other offsets than tokenizer.json"
+    return None
+
+
+def _difference_in_vocabulary(directory: TokenizerDirectory, theirs: dict[str, Any]) -> str | None:
+    if theirs["size"] != directory.vocab_size:
+        return f"which has {theirs['size']:,} ids, and tokenizer.json {directory.vocab_size:,}"
     for role, token in theirs["special"].items():
-        mine = directory.special_tokens.get(role)
-        if token is not None and token != mine:
-            return f"{reader}, for which {role}_token is {token!r}; in this directory it is {mine!r}"
+        ours = directory.special_tokens.get(role)
+        if token is not None and token != ours:
+            return f"for which {role}_token is {token!r}; in this directory it is {ours!r}"
     return None
 
 
