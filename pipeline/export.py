@@ -46,7 +46,7 @@ def export_run(path: str, out: str | None, corpora: Sequence[str] = ()) -> str:
     trained = load_trained_run(path, torch.device("cpu"), corpora=corpora)
     if not write_export(trained, target, replace=out is None):
         raise in_the_way
-    checked = f"same logits and tokens as the run on {_CHECKED_ROWS} rows"
+    checked = f"same logits as the run on {_CHECKED_ROWS} rows, and the same tokens"
     return f"exported step {trained.step} of {path} to {target}: {checked}"
 
 

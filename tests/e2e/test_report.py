@@ -135,7 +135,7 @@ def test_export_whose_tokenizer_reads_otherwise_is_not_published(run_dir, tmp_pa
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert main(["export", str(run_dir), "--out", str(out)]) == 0
-    assert "same logits and tokens as the run on 4 rows" in capsys.readouterr().out
+    assert "same logits as the run on 4 rows, and the same tokens" in capsys.readouterr().out
     config = json.loads((out / "tokenizer_config.json").read_text())
     assert (config["tokenizer_class"], config["model_max_length"]) == ("PreTrainedTokenizerFast", 32)
     files = {path.name for path in out.iterdir()}

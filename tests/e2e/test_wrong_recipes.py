@@ -83,7 +83,8 @@ def test_each_mistake_ends_with_78_and_says_what_to_write(recipe_file, tmp_path,
 def test_another_tokenizer_in_the_corpus_is_noticed(recipe_file, tiny_corpus, tmp_path, capfd):
     corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
     tokenizer = corpus / "tokenizer" / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text() + " ")
+    other = tokenizer.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true')
+    tokenizer.write_text(other)
     settings = overrides(run_dir=tmp_path / "run", corpus=corpus)
     assert main(["train", str(recipe_file()), *settings]) == 78
     assert "is not the tokenizer of the shards" in capfd.readouterr().err
