@@ -168,7 +168,8 @@ class Manifest(_Strict):
 
     `settings` are the options that determine the shards' bytes; `command` and `versions` say what made them.
     Of the `characters` of all tokenized documents the tokenizer has dropped `dropped_characters`, with not
-    even an unknown token in their place; manifests of earlier versions do not say.
+    even an unknown token in their place. `removed_tokens` are special tokens that it found in texts and that
+    were taken out. Manifests of earlier versions do not say.
     """
 
     format_version: int
@@ -180,6 +181,7 @@ class Manifest(_Strict):
     documents: DocumentCounts
     characters: int = 0
     dropped_characters: int = 0
+    removed_tokens: int = 0
     sources: list[SourceInfo]
     inputs: list[InputInfo]
     shards: list[ShardInfo]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from data_prep.cleaning.filters import make_filter
 from data_prep.errors import DataError, UsageError
 from data_prep.files import create_atomically, partial_of, write_atomically
-from data_prep.format import DROPPED_NAME, MANIFEST_NAME, WORK_NAME, Manifest, read_manifest
+from data_prep.format import DROPPED_NAME, MANIFEST_NAME, TOKENIZER_NAME, WORK_NAME, Manifest, read_manifest
 from data_prep.inputs.sources import Source
 from data_prep.stages.backend import settle_backend
 from data_prep.stages.merge import check_complete, pack_shards, read_reports
@@ -35,11 +35,14 @@ from data_prep.summary import describe_damage, print_summary, print_warnings
 from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 from data_prep.tokenizing.encoder import BackendChoice
 from data_prep.tokenizing.second_reading import warn_of_other_readings
+from data_prep.tokenizing.special_tokens import Role
 
 _OURS = re.compile(
     r"(train|valid)-\d{5}-of-\d{5}\.arrow|\.work|tokenizer|"
     rf"{re.escape(DROPPED_NAME)}|\.({re.escape(MANIFEST_NAME)}|{re.escape(DROPPED_NAME)})\.[0-9a-f]+\.partial"
 )
+
+_TAKEN_OUT: tuple[Role, ...] = ("cls", "sep", "pad", "mask")  # of texts, if a tokenizer finds them there
 
 
 class Task(NamedTuple):
@@ -180,13 +183,13 @@ def _tokenize(request: Request, plan: Plan, task: int, num_tasks: int) -> int:
     """Make the part files of a task; the number of tokens in the new ones."""
     work = WorkDir(request.out)
     write_atomically(work.num_tasks, f"{num_tasks}\n")
-    ids = open_directory(work.tokenizer).row_ids()
+    tokenizer = open_directory(work.tokenizer)
     job = TokenizeTask(
         plan=plan,
         work=work,
         tokenizer_dir=work.tokenizer,
-        vocab_size=ids.vocab_size,
-        special_ids=(ids.cls, ids.sep, ids.pad),
+        vocab_size=tokenizer.vocab_size,
+        special_ids=tuple({tokenizer.id_of(role) for role in _TAKEN_OUT if role in tokenizer.special_tokens}),
         hook=request.hook,
         backend=settle_backend(plan, work, request.backend),
         strict=request.strict,
@@ -230,7 +233,7 @@ def _write_tokenizer(tokenizer: TokenizerDirectory, target: Path) -> None:
 def _check_is_the_same(out: Path, manifest: Manifest, plan: Plan, tokenizer: TokenizerDirectory) -> None:
     """Refuse a finished corpus unless this very command would make it again."""
     differences = setting_differences(dict(manifest.settings), plan.settings)
-    if not tokenizer.is_recorded(manifest.tokenizer_sha256):
+    if not tokenizer.is_that_of(manifest.tokenizer_sha256, out / TOKENIZER_NAME):
         differences.append("the tokenizer is another one")
     before = {(entry.path, entry.bytes) for entry in manifest.inputs}
     now = {(entry.path, entry.bytes) for entry in plan.inputs}

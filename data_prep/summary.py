@@ -25,6 +25,11 @@ def print_warnings(found: Found, counts: DocumentCounts, valid_fraction: float) 
             "token for them and no unknown token; train one that covers the text, for example with "
             "'python -m data_prep tokenizer', whose byte-level BPE covers every text"
         )
+    if found.removed_tokens:
+        _warn(
+            f"the tokenizer has found {found.removed_tokens:,} of its cls, sep, pad or mask tokens in the "
+            "texts; they have been taken out, because in a row they mean something else"
+        )
 
 
 def describe_damage(found: Found) -> str:

@@ -92,8 +92,11 @@ def delete_unused(parent: Path, pattern: str) -> None:
 def _write(trained: TrainedRun, directory: Path) -> TokenizerDirectory:
     """Write model and tokenizer; returns the latter as the run has it."""
     trained.module.model.save_pretrained(str(directory))
+    config = trained.module.model.config
     tokenizer = open_directory(trained.corpus.path / TOKENIZER_NAME).framed()
-    tokenizer.write(directory, usable_positions(trained.module.model.config))
+    if getattr(config, "type_vocab_size", 0) < 2:  # it has no embedding for the second text of a pair
+        tokenizer = tokenizer.without_token_types()
+    tokenizer.write(directory, usable_positions(config))
     return tokenizer
 
 

@@ -42,7 +42,11 @@ def auto_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def first_difference(
-    directory: TokenizerDirectory, other: PreTrainedTokenizerBase, texts: Iterable[str]
+    directory: TokenizerDirectory,
+    other: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    names_all: bool = True,
 ) -> str | None:
     """How another reading of a tokenizer differs in size, special tokens, ids or offsets; None if equal.
 
@@ -50,6 +54,7 @@ def first_difference(
         directory: Whose tokenizer.json is compared, special tokens added by its post-processor.
         other: What transformers made of it.
         texts: To tokenize.
+        names_all: whether a role counts for which `other` names no token.
     """
     sizes = directory.vocab_size, max(other.get_vocab().values()) + 1
     if sizes[0] != sizes[1]:
@@ -57,7 +62,7 @@ def first_difference(
     for role in ROLES:
         mine, theirs = directory.special_tokens.get(role), getattr(other, f"{role}_token")
         # Only what this project names counts; classes name further ones, such as cls as bos.
-        if mine is not None and mine != theirs:
+        if mine is not None and mine != theirs and (names_all or theirs is not None):
             return f"{role}_token is {theirs!r} instead of {mine!r}"
     for text in texts:
         ours = directory.tokenizer.encode(text)
@@ -68,6 +73,15 @@ def first_difference(
         if other.is_fast and ours.offsets != [tuple(pair) for pair in found["offset_mapping"]]:
             return f"the tokens of {_shortened(text)!r} have other offsets"
     return None
+
+
+def knows_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> bool:
+    """Whether some text has a token that is neither special nor the unknown one.
+
+    transformers makes a tokenizer that knows nothing of files that its class does not read.
+    """
+    special = set(tokenizer.all_special_ids)
+    return any(set(tokenizer(text, add_special_tokens=False)["input_ids"]) - special for text in texts)
 
 
 def row_texts(directory: TokenizerDirectory, rows: Iterable[Sequence[int]]) -> list[str]:

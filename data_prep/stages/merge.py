@@ -33,6 +33,7 @@ class Found(NamedTuple):
         samples: of both, a few per reason.
         characters: of all documents that were tokenized.
         dropped_characters: those of them that have left no token.
+        removed_tokens: special tokens that the tokenizer found in texts, which have been taken out.
     """
 
     read: dict[str, int]
@@ -43,6 +44,7 @@ class Found(NamedTuple):
     samples: list[LeftOut]
     characters: int
     dropped_characters: int
+    removed_tokens: int
 
 
 def check_complete(plan: Plan, work: WorkDir, num_tasks: int) -> None:
@@ -73,7 +75,7 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
     """Add up the reports of all parts."""
     read: Counter[str] = Counter()
     source_read: Counter[int] = Counter()
-    duplicates = characters = dropped_characters = 0
+    duplicates = characters = dropped_characters = removed_tokens = 0
     dropped: Counter[str] = Counter()
     damaged: Counter[str] = Counter()
     samples: dict[str, list[LeftOut]] = {}
@@ -85,6 +87,7 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
         duplicates += report.duplicates
         characters += report.characters
         dropped_characters += report.dropped_characters
+        removed_tokens += report.removed_tokens
         dropped.update(report.dropped)
         damaged.update(report.damaged)
         for sample in report.samples:
@@ -101,6 +104,7 @@ def read_reports(work: WorkDir, vocab_size: int) -> Found:
         samples=[sample for _, of_reason in sorted(samples.items()) for sample in of_reason],
         characters=characters,
         dropped_characters=dropped_characters,
+        removed_tokens=removed_tokens,
     )
 
 

@@ -34,6 +34,7 @@ class PartReport(BaseModel):
     tokens: int = 0
     characters: int = 0
     dropped_characters: int = 0
+    removed_tokens: int = 0
     warning: str | None = None
 
 

@@ -187,17 +187,21 @@ def read_plan(work: WorkDir) -> Plan:
     if not work.plan.is_file():
         raise DataError(f"{work.root.parent}: no preparation has begun here; start one with 'shard'")
     try:
-        return Plan.model_validate_json(work.plan.read_text(encoding="utf-8"))
+        plan = Plan.model_validate_json(work.plan.read_text(encoding="utf-8"))
     except (ValidationError, ValueError) as error:
         raise DataError(
             f"{work.plan} is damaged ({error}); delete {work.root.parent}, start again"
         ) from error
+    if plan.version != _PLAN_VERSION:
+        raise DataError(
+            f"{work.root.parent}: this preparation was begun by another version of the program, which cut "
+            f"long documents otherwise; delete {work.root} and start again"
+        )
+    return plan
 
 
 def plan_differences(before: Plan, now: Plan) -> list[str]:
     """How two preparations differ, in a user's words; empty if they are the same."""
-    if before.version != now.version:
-        return ["the version of this program"]
     told = setting_differences(before.settings.model_dump(), now.settings)
     if before.tokenizer_sha256 != now.tokenizer_sha256:
         told.append("the tokenizer is another one")

@@ -62,6 +62,7 @@ def publish(
         documents=counts,
         characters=found.characters,
         dropped_characters=found.dropped_characters,
+        removed_tokens=found.removed_tokens,
         sources=[
             SourceInfo(
                 name=source.name,

@@ -140,6 +140,7 @@ class PartTokenizer:
             encoded = without_ids(encoder.encode(kept.texts), self._task.special_ids)
             report.characters += sum(map(len, kept.texts))
             report.dropped_characters += encoded.num_dropped
+            report.removed_tokens += encoded.num_removed
             tables.append(_table(kept, encoded.lengths))
             tokens.append(encoded.ids.astype(self._dtype))
         table = np.concatenate([_NO_DOCUMENTS, *tables])

@@ -11,14 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 
 from data_prep.errors import DataError
 from data_prep.files import sync_file, write_atomically, write_json_atomically
+from data_prep.tokenizing.frame import frame_post_processor, with_frame
 from data_prep.tokenizing.identity import content_sha256, is_recorded
-from data_prep.tokenizing.special_tokens import CONVENTIONAL, ROLES, Role, implied_tokens, named_tokens
+from data_prep.tokenizing.opening import TOKENIZER_FILE, open_tokenizer, opened, read_json, serialized
+from data_prep.tokenizing.special_tokens import (
+    CONVENTIONAL,
+    ROLES,
+    Role,
+    implied_tokens,
+    mark_special,
+    named_tokens,
+)
 
-TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 
 _REQUIRED: tuple[Role, ...] = (
@@ -28,9 +36,10 @@ _REQUIRED: tuple[Role, ...] = (
     "mask",
 )  # a name that is not in the vocabulary is an error
 _DISTINCT: tuple[tuple[Role, Role], ...] = (
-    *(("pad", "cls"), ("pad", "sep")),
-    *(("mask", "pad"), ("mask", "cls"), ("mask", "sep")),
+    *(("pad", "cls"), ("pad", "sep"), ("pad", "unk")),
+    *(("mask", "pad"), ("mask", "cls"), ("mask", "sep"), ("mask", "unk")),
 )
+_SHORTEST_INPUT = 3  # cls, a token, sep
 _NO_LIMIT = 1_000_000_000  # a model_max_length from here on is transformers' way to say that there is none
 
 
@@ -95,7 +104,7 @@ class TokenizerDirectory:
         ids = SpecialIds(self.id_of("cls"), self.id_of("sep"), self.id_of("pad"), self.vocab_size)
         tokens = self.special_tokens
         for role, other in _DISTINCT:
-            if tokens.get(role) == tokens[other]:
+            if role in tokens and tokens[role] == tokens.get(other):
                 raise DataError(
                     f"{self.path / CONFIG_FILE}: {role}_token and {other}_token are both {tokens[other]!r}; "
                     f"add a token to {TOKENIZER_FILE} that nothing else uses, and name it, for example "
@@ -105,9 +114,20 @@ class TokenizerDirectory:
 
     @property
     def model_max_length(self) -> int | None:
-        """Tokens that transformers cuts an input to when it is asked to; None for no limit."""
+        """Tokens that transformers cuts an input to when it is asked to; None for no limit.
+
+        Raises:
+            DataError: It is not a number of tokens.
+        """
         length = self.config.get("model_max_length")
-        return int(length) if isinstance(length, int | float) and 0 < length < _NO_LIMIT else None
+        if length is None:
+            return None
+        if isinstance(length, bool) or not isinstance(length, int | float) or length < _SHORTEST_INPUT:
+            raise DataError(
+                f"{self.path / CONFIG_FILE}: model_max_length is {length!r}; write a number of tokens, "
+                f"{_SHORTEST_INPUT} or more, or leave it out"
+            )
+        return int(length) if length < _NO_LIMIT else None
 
     @cached_property
     def model_input_names(self) -> list[str]:
@@ -125,14 +145,16 @@ class TokenizerDirectory:
         pair = self.tokenizer.encode("a", "a").ids
         if self.tokenizer.encode("a").ids == [cls, *inside, sep] and (pair[0], pair[-1]) == (cls, sep):
             return self
-        tokenizer = _opened(self.content)
-        names = {role: self.special_tokens[role] for role in ("cls", "sep")}
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[names["cls"], "$A", names["sep"]],
-            pair=[names["cls"], "$A", names["sep"], "$B", names["sep"]],
-            special_tokens=list(zip(names.values(), (cls, sep))),
-        )
-        return replace(self, content=tokenizer.to_str(pretty=True) + "\n", tokenizer=tokenizer)
+        description = json.loads(self.content)
+        frame = frame_post_processor((self.special_tokens["cls"], cls), (self.special_tokens["sep"], sep))
+        description["post_processor"] = with_frame(description.get("post_processor"), frame)
+        content = serialized(description)
+        return replace(self, content=content, tokenizer=opened(content))
+
+    def without_token_types(self) -> "TokenizerDirectory":
+        """The same for a model that does not tell the texts of a pair apart."""
+        names = [name for name in self.model_input_names if name != "token_type_ids"]
+        return replace(self, config={**self.config, "model_input_names": names})
 
     def content_sha256(self) -> str:
         """Identity of the tokenizer; see identity.content_sha256."""
@@ -141,6 +163,16 @@ class TokenizerDirectory:
     def is_recorded(self, recorded_sha256: str) -> bool:
         """Whether a manifest recorded this tokenizer."""
         return is_recorded(recorded_sha256, self.tokenizer, self.path / TOKENIZER_FILE)
+
+    def is_that_of(self, recorded_sha256: str, recorded_dir: Path) -> bool:
+        """Whether this is the tokenizer that a manifest recorded and that lies in `recorded_dir`.
+
+        The hash of an old manifest is of the file's bytes there, which says nothing of this file's content.
+        """
+        if self.is_recorded(recorded_sha256):
+            return True
+        there = open_directory(recorded_dir)
+        return there.is_recorded(recorded_sha256) and there.content_sha256() == self.content_sha256()
 
     def write(self, target: Path, model_max_length: int | None = None) -> None:
         """Write tokenizer.json, and a tokenizer_config.json with which transformers reads just that file.
@@ -162,7 +194,7 @@ class TokenizerDirectory:
         found = f"; the vocabulary has {' and '.join(map(repr, present))}" if present else ""
         return (
             f"{self.path}: {role}_token is not set in {CONFIG_FILE} or special_tokens_map.json, and "
-            f"{TOKENIZER_FILE} does not tell it{found}; write for example "
+            f"{TOKENIZER_FILE} does not imply one{found}; write for example "
             f'"{role}_token": "{(present or names)[0]}" in {CONFIG_FILE}'
         )
 
@@ -174,22 +206,38 @@ def open_directory(path: Path) -> TokenizerDirectory:
         DataError: There is no tokenizer.json, a file cannot be read, the tokenizer fails on words that it
             does not know, or a token that is named is not in the vocabulary.
     """
-    content, tokenizer = _open_tokenizer(path)
-    config = _read_json(path / CONFIG_FILE)
-    tokens = implied_tokens(tokenizer, json.loads(content))
+    content, tokenizer = open_tokenizer(path)
+    config = read_json(path / CONFIG_FILE)
+    description = json.loads(content)
+    tokens = implied_tokens(tokenizer, description)
     for name, named in (
-        ("special_tokens_map.json", named_tokens(_read_json(path / "special_tokens_map.json"))),
-        (CONFIG_FILE, named_tokens(config)),
+        ("special_tokens_map.json", read_json(path / "special_tokens_map.json")),
+        (CONFIG_FILE, config),
     ):
-        for role, token in named.items():
-            if tokenizer.token_to_id(token) is not None:
-                tokens[role] = token
-            elif role in _REQUIRED:
-                raise DataError(
-                    f"{path / name}: {role}_token is {token!r}, which is not in the vocabulary of "
-                    f"{TOKENIZER_FILE}; name a token that is there, or add this one to it"
-                )
+        tokens |= _named_tokens(path / name, named, tokenizer)
+    if mark_special(description, tokens.values()):
+        content = serialized(description)
+        tokenizer = opened(content)
     return TokenizerDirectory(path, content, tokenizer, tokens, config)
+
+
+def _named_tokens(file: Path, config: dict[str, Any], tokenizer: Tokenizer) -> dict[Role, str]:
+    """The tokens that a file names, as far as they are in the vocabulary.
+
+    Raises:
+        DataError: One that is needed is not, or a value is none of a token.
+    """
+    try:
+        named = named_tokens(config)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from error
+    for role, token in named.items():
+        if role in _REQUIRED and tokenizer.token_to_id(token) is None:
+            raise DataError(
+                f"{file}: {role}_token is {token!r}, which is not in the vocabulary of {TOKENIZER_FILE}; "
+                "name a token that is there, or add this one to it"
+            )
+    return {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}
 
 
 def transformers_config(
@@ -214,55 +262,3 @@ def transformers_config(
         "truncation_side": "right",
         **{f"{role}_token": special_tokens[role] for role in ROLES if role in special_tokens},
     }
-
-
-def _open_tokenizer(path: Path) -> tuple[str, Tokenizer]:
-    """Text and object of a directory's tokenizer.json."""
-    file = path / TOKENIZER_FILE
-    if not file.is_file():
-        raise DataError(
-            f"{path}: no tokenizer.json; make one with 'python -m data_prep tokenizer', or save a "
-            "Hugging Face tokenizer there with its save_pretrained (names of the Hub are not looked up)"
-        )
-    try:
-        content = file.read_text(encoding="utf-8")
-        tokenizer = _opened(content)
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{file}: not a tokenizer: {error}") from error
-    if not tokenizer.get_vocab():
-        raise DataError(f"{file}: its vocabulary is empty; train the tokenizer before you save it")
-    if json.loads(content)["model"].get("dropout"):
-        raise DataError(
-            f"{file}: its model has dropout, so that a text has other tokens every time; write "
-            '"dropout": null there'
-        )
-    try:
-        tokenizer.encode("a \U00010330")  # a letter that next to no vocabulary has
-    except Exception as error:
-        raise DataError(
-            f"{file}: the tokenizer fails on text with words that it does not know ({error}); give its model "
-            'an unknown token that is in its vocabulary, for example "unk_token": "[UNK]"'
-        ) from error
-    return content, tokenizer
-
-
-def _opened(content: str) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(content)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # Text that looks like a special token ("<mask>" in a manual) is the ordinary text it is.
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty if there is no file; a DataError if it cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: found {type(content).__name__}, expected a JSON object")
-    return content

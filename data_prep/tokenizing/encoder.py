@@ -31,11 +31,13 @@ class Encoded(NamedTuple):
         ids: Token ids, end to end, (sum of lengths,).
         lengths: How many of them each text has, (n,).
         num_dropped: Characters of all texts that the tokenizer has dropped, see coverage.py.
+        num_removed: Tokens that were found in the texts and have been taken out, see without_ids.
     """
 
     ids: npt.NDArray[np.uint32]
     lengths: npt.NDArray[np.int64]
     num_dropped: int = 0
+    num_removed: int = 0
 
 
 class Encoder(Protocol):
@@ -53,6 +55,7 @@ class HuggingFaceEncoder:
         """Open the tokenizer of a Hugging Face directory."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._tokenizer = open_directory(tokenizer_dir).tokenizer
+        self._tokenizer.post_processor = None  # a template may do more than frame a text
         self._stretches = Stretches(self._tokenizer)
         self.coverage = Coverage(self._tokenizer)
         # A word that was met before is not merged again: a seventh faster than with the usual 10,000.
@@ -105,9 +108,10 @@ def open_encoder(backend: Backend, tokenizer_dir: Path) -> Encoder:
 
 
 def without_ids(encoded: Encoded, special_ids: tuple[int, ...]) -> Encoded:
-    """The same without cls, sep and pad, which some tokenizers insist on finding in a text.
+    """The same without cls, sep, pad and mask, which some tokenizers find in a text even when told not to.
 
-    Unigram models have them as ordinary pieces. In a row they mean where documents begin and end.
+    Unigram models have them as ordinary pieces. In a row they mean where documents begin and end, or what is
+    to be predicted.
     """
     is_special = np.zeros(len(encoded.ids), dtype=bool)
     for special in special_ids:
@@ -116,7 +120,7 @@ def without_ids(encoded: Encoded, special_ids: tuple[int, ...]) -> Encoded:
         return encoded
     ends = np.concatenate([[0], np.cumsum(~is_special)])[np.cumsum(encoded.lengths)]
     lengths = np.diff(ends, prepend=0).astype(np.int64)
-    return Encoded(encoded.ids[~is_special], lengths, encoded.num_dropped)
+    return Encoded(encoded.ids[~is_special], lengths, encoded.num_dropped, int(is_special.sum()))
 
 
 def choose_backend(

@@ -1,4 +1,4 @@
-"""Whether two tokenizers are the same: by content, however their files are written."""
+"""Whether two tokenizers are the same: by content, regardless of how their files are formatted."""
 
 import hashlib
 import json
@@ -33,6 +33,19 @@ def content_sha256(tokenizer: Tokenizer) -> str:
     }
     canonical = json.dumps(_without_defaults(counted), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def repeated_id(description: dict[str, Any]) -> tuple[str, str, int] | None:
+    """Two tokens of a tokenizer.json with the same id, and the id; None if all differ."""
+    vocabulary = description["model"].get("vocab") or {}
+    if isinstance(vocabulary, list):
+        vocabulary = {}  # numbered by place
+    by_id: dict[int, str] = {}
+    added = {token["content"]: token["id"] for token in description.get("added_tokens") or []}
+    for token, token_id in {**vocabulary, **added}.items():
+        if by_id.setdefault(token_id, token) != token:
+            return by_id[token_id], token, token_id
+    return None
 
 
 def is_recorded(recorded_sha256: str, tokenizer: Tokenizer, file: Path) -> bool:

@@ -9,7 +9,7 @@ A role's token is the first of
     4. a conventional name, if the vocabulary has exactly one of them; this is what a tokenizer class implies
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer
@@ -26,14 +26,43 @@ CONVENTIONAL: dict[Role, tuple[str, ...]] = {
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[Role, str]:
-    """The tokens that tokenizer_config.json or special_tokens_map.json names, as text or as object."""
+    """The tokens that tokenizer_config.json or special_tokens_map.json names, as text or as object.
+
+    Raises:
+        ValueError: A value is neither; the message says which.
+    """
     named: dict[Role, str] = {}
     for role in ROLES:
         value = config.get(f"{role}_token")
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str):
             named[role] = content
+        elif value is not None:
+            raise ValueError(f'{role}_token is {value!r}; write a token, for example "{role}_token": "[X]"')
     return named
+
+
+def mark_special(description: dict[str, Any], tokens: Iterable[str]) -> bool:
+    """Make these added tokens special, as transformers does with every token that has a role.
+
+    Otherwise they would be found in texts.
+
+    Args:
+        description: Content of a tokenizer.json, changed in place.
+        tokens: Those with a role.
+
+    Returns:
+        Whether something was changed.
+    """
+    wanted = set(tokens)
+    changed = [
+        token
+        for token in description.get("added_tokens") or []
+        if token["content"] in wanted and not token["special"]
+    ]
+    for token in changed:
+        token["special"] = True
+    return bool(changed)
 
 
 def implied_tokens(tokenizer: Tokenizer, description: Mapping[str, Any]) -> dict[Role, str]:
@@ -51,9 +80,11 @@ def implied_tokens(tokenizer: Tokenizer, description: Mapping[str, Any]) -> dict
     implied: dict[Role, str] = {}
     for role, names in CONVENTIONAL.items():
         present = [name for name in names if tokenizer.token_to_id(name) is not None]
-        token = told.get(role) or (present[0] if len(present) == 1 else None)
+        token = told.get(role)
         if token is not None and tokenizer.token_to_id(token) is not None:
             implied[role] = token
+        elif len(present) == 1:
+            implied[role] = present[0]
     return implied
 
 

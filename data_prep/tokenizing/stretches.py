@@ -3,13 +3,16 @@
 A tokenizer normalizes a text, splits it into words, and gives each word its tokens, whatever the other
 words are. A cut is therefore safe where a word ends anyway, unless normalizer or pre-tokenizer treat the
 beginning of a text differently. Some do: they put a space in front (byte-level BPE with `add_prefix_space`,
-Metaspace). Leaving out the space at the cut makes up for it.
+Metaspace). Leaving out the space at the cut makes up for it. So each cut is tried on the text around it, with
+tokenizers for which that is enough.
 """
 
 from collections.abc import Iterator
 from itertools import islice
 
 from tokenizers import Tokenizer
+
+from data_prep.tokenizing.locality import is_local
 
 STRETCH_CHARACTERS = 1 << 18  # the library holds some 450 bytes per token until a call is over
 
@@ -24,11 +27,12 @@ class Stretches:
         """`stretch_characters` is what a stretch holds at most where it can be cut."""
         self._tokenizer = tokenizer
         self._characters = stretch_characters
+        self._can_cut = is_local(tokenizer)
 
     def of(self, text: str) -> list[str]:
         """Stretches whose tokens, end to end, are the tokens of the text."""
         stretches, start, reach = [], 0, 0
-        while len(text) - max(start, reach) > self._characters:
+        while self._can_cut and len(text) - max(start, reach) > self._characters:
             reach = max(start, reach) + self._characters
             cut = next(
                 (

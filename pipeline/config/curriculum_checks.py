@@ -66,7 +66,9 @@ def _open_corpora(
             continue
         try:
             manifest = manifests[corpus] = read(Path(corpus))
-            is_other = own is not None and not _share_tokenizer(Path(corpus), manifest, own)
+            is_other = own is not None and not _share_tokenizer(
+                Path(corpus), manifest, Path(recipe.corpus), own
+            )
         except DataError as error:
             problems.append(Problem((key,), str(error)))
             continue
@@ -87,12 +89,13 @@ def _open_corpora(
     return manifests, problems
 
 
-def _share_tokenizer(corpus: Path, manifest: Manifest, own: Manifest) -> bool:
+def _share_tokenizer(corpus: Path, manifest: Manifest, own_corpus: Path, own: Manifest) -> bool:
     """Whether a phase's corpus has the tokenizer of the recipe's, by content where the records differ."""
     if manifest.tokenizer_sha256 == own.tokenizer_sha256:
         return True
     tokenizer = open_directory(corpus / TOKENIZER_NAME)
-    return tokenizer.is_recorded(manifest.tokenizer_sha256) and tokenizer.is_recorded(own.tokenizer_sha256)
+    is_its_own = tokenizer.is_recorded(manifest.tokenizer_sha256)
+    return is_its_own and tokenizer.is_that_of(own.tokenizer_sha256, own_corpus / TOKENIZER_NAME)
 
 
 def _check_ends(recipe: Recipe) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from data_prep.format import Manifest
+from data_prep.format import TOKENIZER_NAME, Manifest
 from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
@@ -53,15 +53,16 @@ def check_model_fits(
             f"the checkpoint has {config.vocab_size} embeddings, the corpus's tokenizer {vocabulary.size} "
             "tokens; prepare the corpus with the checkpoint's tokenizer",
         )
-    yield from _check_checkpoint_tokenizer(Path(recipe.model.checkpoint), manifest)
+    yield from _check_checkpoint_tokenizer(Path(recipe.model.checkpoint), manifest, Path(recipe.corpus))
 
 
-def _check_checkpoint_tokenizer(checkpoint: Path, manifest: Manifest) -> Iterator[Problem]:
+def _check_checkpoint_tokenizer(checkpoint: Path, manifest: Manifest, corpus: Path) -> Iterator[Problem]:
     is_assumed = manifest.tokenizer_sha256 == ""  # of a corpus that is yet to be made
     if is_assumed or not (checkpoint / TOKENIZER_FILE).is_file():
         return
     try:
-        is_same = open_directory(checkpoint).is_recorded(manifest.tokenizer_sha256)
+        theirs = open_directory(checkpoint)
+        is_same = theirs.is_that_of(manifest.tokenizer_sha256, corpus / TOKENIZER_NAME)
     except DataError as error:
         yield Problem(("model.checkpoint",), str(error))
         return

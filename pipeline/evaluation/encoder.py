@@ -1,6 +1,5 @@
 """The encoder under evaluation: a run of ours, or any Hugging Face directory."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +16,21 @@ from transformers import (
 )
 
 from data_prep.files import sha256_file
-from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.encoder.model import checkpoint_config, usable_positions
 from pipeline.errors import UsageError, UserError
+from pipeline.evaluation.encoder_tokenizer import (
+    VOCABULARIES,
+    encoder_tokenizer,
+    longest_text,
+    take_padding_of,
+)
 from pipeline.evaluation.padding import depends_on_padding
 from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.export import delete_unused, mark_used, write_export
 from pipeline.runs.run_dir import RunDir
-from pipeline.tokenizer import auto_tokenizer, first_difference, transformers_tokenizer
 from pipeline.weights import Checkpoint, TrainedRun, choose_checkpoint, load_trained_run
 
-logger = logging.getLogger(__name__)
-
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _MERGES_AND_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PADDED_TOKENS = 5  # of a text on which a model is tried with padding
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -106,40 +106,13 @@ class Encoder:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, padding and cutting at the model's longest input; a UsageError if there is none."""
-        # Without one transformers makes a tokenizer of the model's kind that knows no word.
-        if not any(any(self.model_dir.glob(name)) for name in _VOCABULARIES):
-            raise UsageError(
-                f"{self.model_dir} has no tokenizer (no {' or '.join(_VOCABULARIES)}); save there the one "
-                "the model was trained with, with its save_pretrained"
-            )
+        """Its tokenizer, padding and cutting texts at their end; a UserError if there is none."""
         with self._opening("a tokenizer"):
-            if (self.model_dir / TOKENIZER_FILE).is_file():
-                tokenizer = self._read_tokenizer()
-            else:
-                tokenizer = auto_tokenizer(str(self.model_dir))
-            # A model whose tokenizer names no padding token still has one.
-            if tokenizer.pad_token is None and isinstance(self.config.pad_token_id, int):
-                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.config.pad_token_id)
-            return tokenizer
-
-    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of tokenizer.json, with a warning if the class beside it would give other tokens."""
-        directory = open_directory(self.model_dir)
-        if self.run is None:  # an export has proved it
-            try:
-                difference = first_difference(directory, auto_tokenizer(str(self.model_dir)), PROBE_TEXTS)
-            except Exception as error:  # code in the directory, or a class that transformers does not have
-                difference = f"it cannot open it ({' '.join(str(error).split())})"
-            if difference is not None:
-                logger.warning(
-                    "%s: tokenizer.json is used. transformers would open it otherwise, by the class named "
-                    "beside it: %s. If the model was trained with that reading, save the tokenizer anew from "
-                    "it with save_pretrained",
-                    self.path,
-                    difference,
-                )
-        return transformers_tokenizer(directory)
+            # The tokenizer of an export has been compared already.
+            tokenizer = encoder_tokenizer(self.model_dir, compare=self.run is None)
+        if tokenizer.pad_token is None:
+            take_padding_of(tokenizer, self.config)
+        return tokenizer
 
     def offset_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, where it tells which characters a token stands for; else a UsageError."""
@@ -154,8 +127,9 @@ class Encoder:
         """The tokenizer, where it can put texts of several lengths into a batch; else a UsageError."""
         if self.tokenizer.pad_token is None:
             raise UsageError(
-                f"{self.path}: neither its tokenizer nor its config.json names a padding token, which "
-                'batches need; write "pad_token" in tokenizer_config.json, or "pad_token_id" in config.json'
+                f"{self.path}: neither its tokenizer nor its config.json names a padding token of the "
+                'vocabulary, which batches need; write "pad_token" in tokenizer_config.json, or '
+                '"pad_token_id" in config.json'
             )
         return self.tokenizer
 
@@ -166,7 +140,8 @@ class Encoder:
                 f"{self.path}: the configuration of this {self.config.model_type} model has no longest input "
                 "(max_position_embeddings); models without one cannot be evaluated here"
             )
-        longest = min(usable_positions(self.config), self.tokenizer.model_max_length)
+        with self._opening("a tokenizer"):
+            longest = min(usable_positions(self.config), longest_text(self.tokenizer, self.model_dir))
         return longest if asked is None else min(asked, longest)
 
     def open_model(self, auto_class: type, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -242,7 +217,7 @@ class Encoder:
                 "checkpoint_sha256": self.checkpoint.sha256,
                 "recipe_sha256": sha256_file(self.run.recipe_file),
             }
-        patterns = ("config.json", *_WEIGHTS, *_VOCABULARIES, *_MERGES_AND_SETTINGS)
+        patterns = ("config.json", *_WEIGHTS, *VOCABULARIES, *_MERGES_AND_SETTINGS)
         files = {file.name: file for pattern in patterns for file in self.path.glob(pattern)}
         return {"files_sha256": {name: sha256_file(files[name]) for name in sorted(files)}}
 

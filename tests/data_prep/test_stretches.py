@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from data_prep.tokenizing.stretches import Stretches
 
@@ -42,6 +42,10 @@ def byte_level(prefix: bool = False) -> object:
     return pre_tokenizers.ByteLevel(add_prefix_space=prefix)
 
 
+GPT_4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
 BERT = normalizers.BertNormalizer(lowercase=True)
 
@@ -66,6 +70,23 @@ KINDS: dict[str, tuple[str, object, object, bool]] = {
     "byte fallback": ("bytes", LLAMA, None, False),
     "no pre-tokenizer": ("bpe", None, None, False),
     "words": ("words", None, pre_tokenizers.WhitespaceSplit(), True),
+    "counted from the beginning": ("bpe", None, pre_tokenizers.FixedLength(length=4), False),
+    "pairs of words": ("bpe", None, pre_tokenizers.Split(Regex(r"\w+ \w+"), "isolated"), False),
+    "between quotes": (
+        "bpe",
+        normalizers.Replace(Regex('"[^"]*"'), "Q"),
+        pre_tokenizers.Whitespace(),
+        False,
+    ),
+    "GPT-4": (
+        "bpe",
+        None,
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(GPT_4), "isolated"), pre_tokenizers.ByteLevel(use_regex=False)]
+        ),
+        True,
+    ),
+    "one space": ("bpe", None, pre_tokenizers.Split(" ", "merged_with_next"), True),
     "digits": ("bpe", None, pre_tokenizers.Sequence([pre_tokenizers.Digits(), byte_level()]), True),
 }
 TOKENIZERS = {name: trained(*parts) for name, (*parts, _) in KINDS.items()}
@@ -77,7 +98,24 @@ for _added in ("byte-level", "WordPiece", "Unigram"):
 
 texts = st.lists(
     st.sampled_from(
-        ["karo", "mi", "sul", "ba", "ten", " ", "  ", "\n", "\t", "\r\n", ".", "12", "K", "\u00e9", "\u4e2d"]
+        [
+            "karo",
+            "mi",
+            "sul",
+            "ba",
+            "ten",
+            '"',
+            " ",
+            "  ",
+            "\n",
+            "\t",
+            "\r\n",
+            ".",
+            "12",
+            "K",
+            "\u00e9",
+            "\u4e2d",
+        ]
     ),
     max_size=40,
 ).map("".join) | st.text("karo sul\n\tB.\u3000\u0301", max_size=60)

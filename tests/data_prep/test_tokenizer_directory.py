@@ -14,6 +14,7 @@ from data_prep.__main__ import main
 from data_prep.errors import DataError
 from data_prep.files import sha256_file
 from data_prep.format import read_manifest
+from data_prep.tokenizing.coverage import Coverage
 from data_prep.tokenizing.directory import SpecialIds, open_directory
 from data_prep.tokenizing.second_reading import difference_to_transformers
 
@@ -96,7 +97,11 @@ def test_a_named_token_that_is_not_there(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "other"), [("pad", "cls"), ("pad", "sep"), ("mask", "pad"), ("mask", "cls"), ("mask", "sep")]
+    ("role", "other"),
+    [
+        *(("pad", "cls"), ("pad", "sep"), ("pad", "unk")),
+        *(("mask", "pad"), ("mask", "cls"), ("mask", "sep"), ("mask", "unk")),
+    ],
 )
 def test_one_token_for_two_roles_is_refused(
     copied: Path, edit: Callable[..., None], role: str, other: str
@@ -104,6 +109,43 @@ def test_one_token_for_two_roles_is_refused(
     edit(CONFIG, lambda config: config.update({f"{role}_token": config[f"{other}_token"]}))
     with pytest.raises(DataError, match=f"{role}_token and {other}_token are both"):
         open_directory(copied).row_ids()
+
+
+@pytest.mark.parametrize("value", [5, ["<pad>"], {"x": 1}])
+def test_a_value_that_is_no_token_is_refused(copied: Path, edit: Callable[..., None], value: object) -> None:
+    edit(CONFIG, lambda config: config.update(cls_token=value))
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: cls_token is .*; write a token"):
+        open_directory(copied)
+
+
+def test_padding_that_is_not_in_the_vocabulary_hides_no_other(
+    copied: Path, edit: Callable[..., None]
+) -> None:
+    (copied / CONFIG).unlink()
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 9}
+    padding |= {"pad_type_id": 0, "pad_token": "[PAD]"}
+    edit("tokenizer.json", lambda content: content.update(padding=padding))
+    assert open_directory(copied).row_ids() == IDS
+
+
+def test_a_token_with_a_role_is_special_whatever_the_file_says(
+    copied: Path, edit: Callable[..., None], tmp_path: Path
+) -> None:
+    """As in transformers; else it would be found in texts by one and not by the other."""
+
+    def ordinary(content: dict[str, Any]) -> None:
+        for token in content["added_tokens"]:
+            token["special"] = False
+
+    before = open_directory(copied)
+    edit("tokenizer.json", ordinary)
+    directory = open_directory(copied)
+    assert directory.content_sha256() == before.content_sha256()
+    text = "karo <mask> </s>miten"
+    assert directory.tokenizer.encode(text).ids == before.tokenizer.encode(text).ids
+    directory.write(tmp_path / "written")
+    auto = AutoTokenizer.from_pretrained(tmp_path / "written", split_special_tokens=True)
+    assert auto(text)["input_ids"] == before.tokenizer.encode(text).ids
 
 
 # What cannot be a tokenizer
@@ -126,6 +168,29 @@ def test_dropout_is_refused(copied: Path, edit: Callable[..., None]) -> None:
     edit("tokenizer.json", lambda content: content["model"].update(dropout=0.1))
     with pytest.raises(DataError, match="its model has dropout"):
         open_directory(copied)
+
+
+def test_two_tokens_with_one_id_are_refused(copied: Path, edit: Callable[..., None]) -> None:
+    edit("tokenizer.json", lambda content: content["model"]["vocab"].update(karokaro=7))
+    with pytest.raises(DataError, match=r"and 'karokaro' both have the id 7"):
+        open_directory(copied)
+
+
+def test_a_panic_of_the_library_is_told(copied: Path, edit: Callable[..., None]) -> None:
+    wrong = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+    wrong["single"] = [{"Sequence": {"id": "B", "type_id": 0}}]  # there is no second text
+    edit("tokenizer.json", lambda content: content.update(post_processor=wrong))
+    with pytest.raises(DataError, match=r"tokenizer\.json: its post-processor fails"):
+        open_directory(copied)
+
+
+@pytest.mark.parametrize("length", ["512", True, 0, -1, 2])
+def test_a_longest_text_that_is_none_is_refused(
+    copied: Path, edit: Callable[..., None], length: object
+) -> None:
+    edit(CONFIG, lambda config: config.update(model_max_length=length))
+    with pytest.raises(DataError, match=r"model_max_length is .*; write a number of tokens, 3 or more"):
+        open_directory(copied).write(copied.with_name("other"))
 
 
 def save(tokenizer: Tokenizer, path: Path) -> Path:
@@ -163,6 +228,46 @@ def test_dropped_characters_are_counted_and_told(tmp_path: Path, capsys: pytest.
     assert "14.286% of the characters dropped" in capsys.readouterr().out
 
 
+def test_a_byte_level_model_without_its_whole_alphabet_drops_bytes(tmp_path: Path) -> None:
+    special = ["<s>", "<pad>", "</s>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["the farmer sees \u00e9"], trainer)
+    coverage = Coverage(tokenizer)
+    assert not coverage.is_complete
+    assert coverage.num_dropped(["\u00e9 \u00e8", "the z"]) == 2  # the second byte of one, and a letter
+    assert Coverage(open_directory(save(with_alphabet(), tmp_path / "whole")).tokenizer).is_complete
+
+
+def with_alphabet() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["the farmer"], trainer)
+    return tokenizer
+
+
+def test_special_tokens_that_a_unigram_model_finds_in_texts_are_taken_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(["the farmer sees a letter and a map"], trainer)
+    (tmp_path / "docs.txt").write_text("the <mask> farmer </s> sees <pad>a map")
+    source = save(tokenizer, tmp_path / "unigram")
+    arguments = ["shard", str(tmp_path / "docs.txt"), "--tokenizer", str(source), "--length", "64"]
+    out = tmp_path / "out"
+    assert main([*arguments, "--out", str(out), "--valid-fraction", "0", "--workers", "1"]) == 0
+    assert "found 3 of its cls, sep, pad or mask tokens in the texts" in capsys.readouterr().err
+    assert read_manifest(out).removed_tokens == 3
+
+
 # Writing, and the frame of a text
 
 
@@ -197,6 +302,30 @@ def test_texts_are_framed_like_rows(copied: Path, edit: Callable[..., None], tmp
     assert framed.content_sha256() == bare.content_sha256()
 
 
+@pytest.mark.parametrize("name", ["$A", "$0", "$B:1", "x:1", "<|im:start|>", "a b"])
+def test_a_frame_of_tokens_with_any_name(copied: Path, edit: Callable[..., None], name: str) -> None:
+    token = {"id": 400, "content": name, "single_word": False, "lstrip": False, "rstrip": False}
+    token |= {"normalized": False, "special": True}
+
+    def change(content: dict[str, Any]) -> None:
+        content["added_tokens"].append(token)
+        content["post_processor"] = None
+
+    edit("tokenizer.json", change)
+    edit(CONFIG, lambda config: config.update(cls_token=name))
+    framed = open_directory(copied).framed()
+    inside = framed.tokenizer.encode("karo", add_special_tokens=False).ids
+    assert framed.tokenizer.encode("karo").ids == [400, *inside, 2]
+
+
+def test_a_frame_keeps_the_offsets_of_byte_level_tokens(copied: Path, edit: Callable[..., None]) -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    edit("tokenizer.json", lambda content: content.update(post_processor=byte_level))
+    bare = open_directory(copied)
+    expected = bare.tokenizer.encode("karo miten").offsets
+    assert bare.framed().tokenizer.encode("karo miten").offsets[1:-1] == expected
+
+
 # Identity
 
 
@@ -208,6 +337,21 @@ def test_a_tokenizer_saved_anew_is_the_same(copied: Path, tmp_path: Path) -> Non
     assert anew.content_sha256() == recorded
     assert anew.is_recorded(recorded)
     assert open_directory(copied).is_recorded(sha256_file(copied / "tokenizer.json"))  # of earlier versions
+
+
+def test_a_manifest_with_the_hash_of_bytes_is_compared_by_the_file_beside_it(
+    copied: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    """As earlier versions wrote it."""
+    recorded = sha256_file(tokenizer_dir / "tokenizer.json")
+    PreTrainedTokenizerFast.from_pretrained(copied).save_pretrained(tmp_path / "anew")
+    anew = open_directory(tmp_path / "anew")
+    assert not anew.is_recorded(recorded)
+    assert anew.is_that_of(recorded, tokenizer_dir)
+    content = (copied / "tokenizer.json").read_text()
+    changed = content.replace('"add_prefix_space": false', '"add_prefix_space": true')
+    (copied / "tokenizer.json").write_text(changed)
+    assert not open_directory(copied).is_that_of(recorded, tokenizer_dir)
 
 
 def lower(content: dict[str, Any]) -> None:

@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     *("data_prep.format", "data_prep.files", "data_prep.errors"),
     # A corpus has a tokenizer in it, which all read in one way.
-    *(f"data_prep.tokenizing.{name}" for name in ("directory", "identity", "probe_texts", "special_tokens")),
+    *(
+        f"data_prep.tokenizing.{name}"
+        for name in ("directory", "frame", "identity", "opening", "probe_texts", "special_tokens")
+    ),
 }
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from data_prep.cleaning.normalize import clean_text
 from data_prep.format import TOKENIZER_NAME, read_manifest
 from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
+from data_prep.tokenizing.stretches import Stretches
 from pipeline.__main__ import main
 from pipeline.data.corpus import CorpusSplit
 from pipeline.evaluation.encoder import Encoder
@@ -31,6 +34,12 @@ REFUSED = {
     *("UdopTokenizer", "WhisperTokenizer"),
 }
 NO_MASK = {"NougatTokenizer", "SeamlessM4TTokenizer", "XGLMTokenizer"}  # prepared, but not trained on
+RANDOM_TEXTS = st.lists(
+    st.sampled_from(
+        [*" \n\t.,'\"\u2581\u3000\u0301", "  ", "\r\n", *" ".join(TEXTS).split(), "<mask>", "</s>"]
+    ),
+    max_size=30,
+).map("".join) | st.text(max_size=40)
 
 
 def test_most_kinds_are_taken() -> None:
@@ -51,8 +60,9 @@ def shard_rows(corpus: Path) -> list[list[int]]:
 
 def without_borders(ids: list[int], directory: TokenizerDirectory) -> list[int]:
     """Unigram models find "</s>" in a text whatever they are told; in rows it would be a border."""
-    cls, sep, pad, _ = directory.row_ids()
-    return [ids[0], *(token for token in ids[1:-1] if token not in (cls, sep, pad)), ids[-1]]
+    tokens = directory.special_tokens
+    taken_out = [directory.id_of(role) for role in ("cls", "sep", "pad", "mask") if role in tokens]
+    return [ids[0], *(token for token in ids[1:-1] if token not in taken_out), ids[-1]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,6 +89,23 @@ def test_shards_hold_the_tokens_of_every_reader(name: str, prepare: Callable[[st
     ):
         assert first_difference(directory, reader, TEXTS) is None
         assert reader.padding_side == reader.truncation_side == "right"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stretches_of_random_texts_give_the_tokens_of_the_whole(name: str, tmp_path: Path) -> None:
+    make(name, tmp_path / "tokenizer")
+    tokenizer = open_directory(tmp_path / "tokenizer").tokenizer
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    @settings(max_examples=40)
+    @given(RANDOM_TEXTS, st.integers(1, 24))
+    def check(text: str, limit: int) -> None:
+        stretches = Stretches(tokenizer, limit).of(text)
+        assert [token for stretch in stretches for token in ids(stretch)] == ids(text)
+
+    check()
 
 
 @pytest.fixture

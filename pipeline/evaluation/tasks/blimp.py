@@ -36,7 +36,8 @@ class MinimalPairs:
         self._paradigms = {one.uid: one for one in read_paradigms(settings.data, settings.limit)}
         if encoder.tokenizer.mask_token_id is None:
             raise UsageError(
-                f"{encoder.path}: the tokenizer has no mask token; name a model that was pretrained with one"
+                f"{encoder.path}: the tokenizer names no mask token; write the one that the model was "
+                'pretrained with as "mask_token" in tokenizer_config.json'
             )
 
     @property

@@ -161,7 +161,7 @@ def test_the_padding_token_of_the_model_is_used_where_the_tokenizer_names_none(t
     change_json(encoder.path / "tokenizer_config.json", pad_token=None)
     assert reopened(encoder).padding_tokenizer().pad_token_id == 1
     change_json(encoder.path / "config.json", pad_token_id=None)
-    with pytest.raises(UsageError, match="names a padding token, which batches need"):
+    with pytest.raises(UsageError, match="names a padding token of the vocabulary, which batches need"):
         reopened(encoder).padding_tokenizer()
 
 
@@ -170,7 +170,7 @@ def test_a_tokenizer_that_transformers_opens_otherwise_is_told(tiny_encoder, cap
     change_json(encoder.path / "tokenizer_config.json", tokenizer_class="BertTokenizer")
     expected = open_directory(encoder.path).tokenizer.encode("One two").ids
     assert reopened(encoder).tokenizer("One two")["input_ids"] == expected
-    assert "transformers would open it otherwise" in caplog.text
+    assert "transformers would open the directory otherwise" in caplog.text
 
 
 def test_code_of_the_directory_is_never_run(tiny_encoder, capfd):
@@ -181,3 +181,28 @@ def test_code_of_the_directory_is_never_run(tiny_encoder, capfd):
     with pytest.raises(UsageError, match="can only be opened by code of its own"):
         reopened(encoder).masked_lm()
     assert "RUN" not in capfd.readouterr().out
+
+
+def test_files_that_the_class_does_not_read_are_no_tokenizer(tiny_encoder):
+    """transformers makes a tokenizer of special tokens alone, which finds no word in any text."""
+    encoder = tiny_encoder("roberta")
+    (encoder.path / "tokenizer.json").unlink()
+    (encoder.path / "tokenizer_config.json").unlink()
+    (encoder.path / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
+    with pytest.raises(UsageError, match="opened as RobertaTokenizer, knows no word of"):
+        _ = reopened(encoder).tokenizer
+
+
+def test_a_tokenizer_that_frames_no_text_is_told(tiny_encoder, caplog):
+    encoder = tiny_encoder()
+    change_json(encoder.path / "tokenizer.json", post_processor=None)
+    assert reopened(encoder).tokenizer("One")["input_ids"][0] != 0
+    assert "does not put <s> in front of a text" in caplog.text
+
+
+@pytest.mark.parametrize("length", ["20", -1, True])
+def test_a_longest_text_that_is_none_is_told(tiny_encoder, length):
+    encoder = tiny_encoder()
+    change_json(encoder.path / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: model_max_length is"):
+        reopened(encoder).longest_input()
