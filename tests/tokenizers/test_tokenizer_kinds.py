@@ -158,6 +158,7 @@ def check_run(trained: Trained, read_by_transformers_4: Callable[..., dict[str, 
     with torch.no_grad():
         found = model(torch.tensor([encodings[0][0]])).logits[0, 0, :8]
     assert torch.allclose(found, torch.tensor(logits), atol=2e-3)
+    model(**auto(TEXTS[0], TEXTS[1], return_tensors="pt"))  # also a model without token types takes a pair
 
 
 @pytest.mark.parametrize("name", FEW)
