@@ -70,8 +70,9 @@ def test_padding_that_the_rows_do_not_have(
     arguments = ["shard", str(tiny_documents), "--tokenizer", str(tiny_tokenizer), "--out", str(out)]
     assert main([*arguments, "--length", "64", "--packing", "document", "--workers", "1"]) == 0
     assert problem_of(out) is None
-    change(out, "tokenizer_config.json", lambda config: config.update(pad_token="<unk>"))
-    assert "its pad_token has the id 3, but in the rows it is 1" in str(problem_of(out))
+    change(out, "tokenizer_config.json", lambda config: config.update(pad_token="a"))
+    other = open_directory(out / TOKENIZER_NAME).id_of("pad")
+    assert f"its pad_token has the id {other}, but in the rows it is 1" in str(problem_of(out))
 
 
 def test_a_transformers_that_reads_otherwise(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
