@@ -94,7 +94,8 @@ def _write(trained: TrainedRun, directory: Path) -> TokenizerDirectory:
     trained.module.model.save_pretrained(str(directory))
     config = trained.module.model.config
     tokenizer = open_directory(trained.corpus.path / TOKENIZER_NAME).framed()
-    if getattr(config, "type_vocab_size", 0) < 2:  # it has no embedding for the second text of a pair
+    # A model may have no embedding for the second text of a pair, or for a type that cls has alone.
+    if getattr(config, "type_vocab_size", 0) < max(2, tokenizer.num_token_types):
         tokenizer = tokenizer.without_token_types()
     tokenizer.write(directory, usable_positions(config))
     return tokenizer

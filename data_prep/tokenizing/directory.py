@@ -135,8 +135,13 @@ class TokenizerDirectory:
         named = self.config.get("model_input_names")
         if isinstance(named, list) and named and all(isinstance(name, str) for name in named):
             return named
-        has_types = len(set(self.tokenizer.encode("a", "a").type_ids)) > 1
-        return ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
+        types = ["token_type_ids"] if self.num_token_types > 1 else []
+        return ["input_ids", *types, "attention_mask"]
+
+    @property
+    def num_token_types(self) -> int:
+        """One more than the largest token type in a pair of texts."""
+        return max(self.tokenizer.encode("a", "a").type_ids) + 1
 
     def framed(self) -> "TokenizerDirectory":
         """The same if a text becomes `cls text sep`, as in the rows of a corpus; else with that done."""
@@ -152,7 +157,7 @@ class TokenizerDirectory:
         return replace(self, content=content, tokenizer=opened(content))
 
     def without_token_types(self) -> "TokenizerDirectory":
-        """The same for a model that does not tell the texts of a pair apart."""
+        """The same for a model that has no embeddings for them."""
         names = [name for name in self.model_input_names if name != "token_type_ids"]
         return replace(self, config={**self.config, "model_input_names": names})
 
