@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -72,3 +74,14 @@ def create_atomically(path: Path, text: str) -> bool:
 def write_json_atomically(path: Path, value: Any) -> None:
     """`write_atomically` for a JSON value, indented, with a final newline."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; a DataError if it cannot be read or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep.tokenizing.directory import TokenizerDirectory
+from data_prep.tokenizing.probe_texts import shown_tokens
 from data_prep.tokenizing.special_tokens import ROLES
-
-_COMPARED_TOKENS = 6  # shown in a message
 
 
 def transformers_tokenizer(directory: TokenizerDirectory) -> PreTrainedTokenizerFast:
@@ -68,8 +67,9 @@ def first_difference(
         ours = directory.tokenizer.encode(text)
         found = other(text, return_offsets_mapping=other.is_fast, return_attention_mask=False)
         if ours.ids != found["input_ids"]:
-            shown = _around_difference(ours.tokens, list(other.convert_ids_to_tokens(found["input_ids"])))
-            return f"{_shortened(text)!r} becomes '{shown[1]}' instead of '{shown[0]}'"
+            tokens = list(other.convert_ids_to_tokens(found["input_ids"]))
+            shown = [" ".join(some[shown_tokens(ours.tokens, tokens)]) for some in (tokens, ours.tokens)]
+            return f"{_shortened(text)!r} becomes '{shown[0]}' instead of '{shown[1]}'"
         if other.is_fast and ours.offsets != [tuple(pair) for pair in found["offset_mapping"]]:
             return f"the tokens of {_shortened(text)!r} have other offsets"
     return None
@@ -87,12 +87,6 @@ def knows_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> boo
 def row_texts(directory: TokenizerDirectory, rows: Iterable[Sequence[int]]) -> list[str]:
     """Rows of token ids as text, special tokens left out."""
     return [directory.tokenizer.decode(list(row), skip_special_tokens=True) for row in rows]
-
-
-def _around_difference(ours: list[str], theirs: list[str]) -> tuple[str, str]:
-    first = next((i for i, (mine, other) in enumerate(zip(ours, theirs)) if mine != other), 0)
-    window = slice(first, first + _COMPARED_TOKENS)
-    return " ".join(ours[window]), " ".join(theirs[window])
 
 
 def _shortened(text: str) -> str:

@@ -1,14 +1,14 @@
 """Sources: which files are read, in which order, and where their text is."""
 
 import glob
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.errors import DataError, UsageError
+from data_prep.files import read_json_object
 from data_prep.inputs.formats import ENDINGS, file_format
 from data_prep.inputs.passed_over import PassedOver, printable
 
@@ -181,7 +181,7 @@ def _matching(pattern: str, passed_over: PassedOver) -> list[Path]:
 
 def _which_split(folder: Path) -> str:
     try:
-        splits = [f"{folder / name}" for name in _json_object(folder / "dataset_dict.json")["splits"]]
+        splits = [f"{folder / name}" for name in read_json_object(folder / "dataset_dict.json")["splits"]]
     except (KeyError, TypeError):
         splits = []
     names = f", for example {splits[0]}" if splits else ""
@@ -194,7 +194,7 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def _saved_dataset_files(folder: Path) -> list[Path]:
-    state = _json_object(folder / "state.json")
+    state = read_json_object(folder / "state.json")
     # Versions of datasets before 2.0 wrote an indices mapping instead of applying it.
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise DataError(
@@ -213,13 +213,3 @@ def _saved_dataset_files(folder: Path) -> list[Path]:
         if file_format(path) != "arrow":
             raise DataError(f"{path}: named in {folder / 'state.json'}, but not an .arrow file")
     return files
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object")
-    return value

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from data_prep.errors import DataError
-from data_prep.files import sync_file, write_atomically, write_json_atomically
+from data_prep.files import read_json_object, sync_file, write_atomically, write_json_atomically
 from data_prep.tokenizing.frame import frame_post_processor, with_frame
 from data_prep.tokenizing.identity import content_sha256, is_recorded
-from data_prep.tokenizing.opening import TOKENIZER_FILE, open_tokenizer, opened, read_json, serialized
+from data_prep.tokenizing.opening import TOKENIZER_FILE, open_tokenizer, opened, serialized
 from data_prep.tokenizing.special_tokens import (
     CONVENTIONAL,
     ROLES,
@@ -212,11 +212,11 @@ def open_directory(path: Path) -> TokenizerDirectory:
             does not know, or a token that is named is not in the vocabulary.
     """
     content, tokenizer = open_tokenizer(path)
-    config = read_json(path / CONFIG_FILE)
+    config = _optional(path / CONFIG_FILE)
     description = json.loads(content)
     tokens = implied_tokens(tokenizer, description)
     for name, named in (
-        ("special_tokens_map.json", read_json(path / "special_tokens_map.json")),
+        ("special_tokens_map.json", _optional(path / "special_tokens_map.json")),
         (CONFIG_FILE, config),
     ):
         tokens |= _named_tokens(path / name, named, tokenizer)
@@ -224,6 +224,11 @@ def open_directory(path: Path) -> TokenizerDirectory:
         content = serialized(description)
         tokenizer = opened(content)
     return TokenizerDirectory(path, content, tokenizer, tokens, config)
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    """The object in a file, empty if there is no file."""
+    return read_json_object(file) if file.is_file() else {}
 
 
 def _named_tokens(file: Path, config: dict[str, Any], tokenizer: Tokenizer) -> dict[Role, str]:

@@ -78,16 +78,3 @@ def opened(content: str) -> Tokenizer:
     # Text that looks like a special token ("<mask>" in a manual) is the ordinary text it is.
     tokenizer.encode_special_tokens = True
     return tokenizer
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty if there is no file; a DataError if it cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: found {type(content).__name__}, expected a JSON object")
-    return content

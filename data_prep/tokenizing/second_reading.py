@@ -9,11 +9,10 @@ import sys
 from typing import Any
 
 from data_prep.tokenizing.directory import TokenizerDirectory
-from data_prep.tokenizing.probe_texts import PROBE_TEXTS
+from data_prep.tokenizing.probe_texts import PROBE_TEXTS, shown_tokens
 
 # Classes with which transformers takes tokenizer.json as it is.
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-_SHOWN_TOKENS = 6
 _READER = """
 import json, sys
 import transformers
@@ -74,8 +73,7 @@ def _difference_in_texts(directory: TokenizerDirectory, theirs: dict[str, Any]) 
     for text, ids, tokens, offsets in zip(PROBE_TEXTS, theirs["ids"], theirs["tokens"], theirs["offsets"]):
         ours = directory.tokenizer.encode(text, add_special_tokens=False)
         if ours.ids != ids:
-            first = next((i for i, pair in enumerate(zip(ours.ids, ids)) if pair[0] != pair[1]), 0)
-            shown = [" ".join(some[first : first + _SHOWN_TOKENS]) for some in (tokens, ours.tokens)]
+            shown = [" ".join(some[shown_tokens(ours.ids, ids)]) for some in (tokens, ours.tokens)]
             return f"which reads {text!r} as '{shown[0]}', and tokenizer.json as '{shown[1]}'"
         if offsets is not None and ours.offsets != [tuple(pair) for pair in offsets]:
             return f"which gives the tokens of {text!r} other offsets than tokenizer.json"
