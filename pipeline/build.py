@@ -1,17 +1,19 @@
-"""From a checked recipe to the objects of a run: data, model, guide, schedule."""
+"""From a checked recipe to the objects of a run: data, networks, guidance."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from data_prep.format import Manifest, Split, read_manifest
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import PhasedBatches, RowBatcher
 from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
-from pipeline.data.masking import MaskingRule
 from pipeline.data.phases import Phase
 from pipeline.data.token_sets import guidance_token_ids
-from pipeline.encoder.model import attention_dropout, build_model
+from pipeline.encoder.attention import install_taps
+from pipeline.encoder.model import attention_dropout
 from pipeline.engine import PretrainingModule
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.formation import Formation
@@ -39,19 +41,13 @@ class Corpus:
         return Corpus(corpus_dir, read_manifest(corpus_dir), read_vocabulary(corpus_dir))
 
     def batcher(self, recipe: Recipe, split: Split) -> RowBatcher:
-        """Reads a split's rows, masked as the recipe says; held-out rows alike whatever the run's seed."""
-        rule = MaskingRule(
-            rate=recipe.objective.mask_rate,
-            mask_share=recipe.objective.mask_share,
-            random_share=recipe.objective.random_share,
-            mask_id=self.vocabulary.mask_id,
-            ordinary_ids=self.vocabulary.ordinary_ids(),
-        )
+        """Reads a split's rows for the recipe's objective; held-out rows alike whatever the run's seed."""
+        draw = load_objective(recipe.objective.kind).draw(recipe.objective, self.vocabulary)
         is_train = split == "train"
         share = recipe.data.train_share if is_train else 1.0
         return RowBatcher(
             CorpusSplit(self.path, split, self.manifest, share),
-            rule,
+            draw,
             recipe.seed if is_train else _HELD_OUT_SEED,
             attend_across_documents=recipe.data.attend_across_documents,
         )
@@ -91,29 +87,50 @@ def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank:
 
 
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
-    """The model with its objective and guide, in float32 in host memory."""
-    positions = recipe.model.max_positions or longest_rows(open_phases(recipe)[1].values())
-    model = build_model(recipe.model, corpus.vocabulary, positions, recipe.seed)
-    guidance = recipe.guidance
-    num_layers = model.config.num_hidden_layers
-    table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
-    allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
-    as_published = guidance.normalization == "authors"
-    keep = 1.0 - attention_dropout(model.config) if as_published else 1.0
-    guide = AttentionGuide(allocation, LossForm(name=guidance.row_error, keep=keep), as_published)
-    return PretrainingModule(model, recipe.objective.kind, guide)
+    """The networks with objective and guidance, in float32 in host memory."""
+    phases, manifests = open_phases(recipe)
+    kind = load_objective(recipe.objective.kind)
+    positions = recipe.model.max_positions or longest_rows(manifests.values())
+    objective = kind.build(recipe, Facts(vocabulary=corpus.vocabulary, positions=positions))
+    lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
+    guided = []
+    for name in recipe.guidance.networks or kind.networks[:1]:
+        prefix = "" if name == kind.networks[0] else f"{name}_"
+        network = objective.networks[name]
+        guided.append(build_guidance(recipe, corpus, network, lengths, f"{prefix}guidance"))
+    for network in objective.networks.values():
+        taps = next((one.guide.taps for one in guided if one.network is network), None)
+        if taps is not None:
+            install_taps(network, taps)
+    return PretrainingModule(objective, guided)
 
 
 def build_guidance(
     recipe: Recipe,
-    guide: AttentionGuide,
-    sequence_length: int,
-    lengths_before: Sequence[tuple[int, int]] = (),
+    corpus: Corpus,
+    network: PreTrainedModel,
+    lengths: Sequence[tuple[int, int]],
+    name: str = "guidance",
 ) -> RunGuidance:
-    """Schedule and loss beside the guide of a module, for a run; see build_guidance_schedule."""
-    schedule = build_guidance_schedule(recipe, guide.allocation, sequence_length, lengths_before)
-    loss = make_guidance_loss(guide.allocation, recipe.guidance.normalization)
-    return RunGuidance(guide, schedule, loss, Formation(schedule, recipe.guidance.formed_mass))
+    """Guidance of a network.
+
+    Args:
+        recipe: says what is guided, and when.
+        corpus: with the tokens that are targets.
+        network: what is guided; its taps are the caller's to install.
+        lengths: of the rows in the run's phases, each after the step at which the phase ends.
+        name: see RunGuidance.
+    """
+    guidance = recipe.guidance
+    num_layers = network.config.num_hidden_layers
+    table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
+    allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
+    as_published = guidance.normalization == "authors"
+    keep = 1.0 - attention_dropout(network.config) if as_published else 1.0
+    guide = AttentionGuide(allocation, LossForm(name=guidance.row_error, keep=keep), as_published)
+    schedule = build_guidance_schedule(recipe, allocation, lengths[-1][1], lengths[:-1])
+    loss = make_guidance_loss(allocation, guidance.normalization)
+    return RunGuidance(network, guide, schedule, loss, Formation(schedule, guidance.formed_mass), name)
 
 
 def build_guidance_schedule(

@@ -1,5 +1,7 @@
-"""What DeepSpeed trains: objective and guidance in one module, and the engine around it."""
+"""What DeepSpeed trains: objective and regularizers in one module, and the engine around it."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,87 +10,66 @@ from transformers import PreTrainedModel
 
 from pipeline.config.deepspeed_json import zero_stage
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import BatchGeometry, MicroBatch
-from pipeline.data.documents import Documents
-from pipeline.encoder.attention import install_taps
-from pipeline.encoder.attention_scope import attention_within_documents
-from pipeline.guidance.guide import AttentionGuide, GuidanceTerms
-from pipeline.guidance.schedule import GuidedStep
-from pipeline.guidance.targets import Targets
-from pipeline.objectives import OBJECTIVES
+from pipeline.data.batches import Batch, BatchGeometry
+from pipeline.objectives.protocol import ObjectiveModule, Regularizer, Score, Scored
 from pipeline.optimizers.lamb import Lamb
 from pipeline.optimizers.make import optimizer_maker
 from pipeline.optimizers.pieces import find_layouts
 
 
 class PretrainingModule(nn.Module):
-    """Model, objective and guide: one forward pass gives the sums a step needs."""
+    """An objective with its regularizers around it: one forward pass gives the sums a step needs.
 
-    def __init__(self, model: PreTrainedModel, objective: str, guide: AttentionGuide) -> None:
-        """`objective` names one of OBJECTIVES."""
+    Attributes:
+        objective: the networks and what they learn.
+        regularizers: the last one is the outermost.
+    """
+
+    def __init__(self, objective: ObjectiveModule, regularizers: Sequence[Regularizer] = ()) -> None:
+        """Taps in the networks are the caller's to install."""
         super().__init__()
-        self.objective = OBJECTIVES[objective](model)
-        self.guide = guide
-        install_taps(model, guide.taps)
+        self.objective = objective
+        self.regularizers = list(regularizers)
+
+    @property
+    def networks(self) -> dict[str, PreTrainedModel]:
+        """By name."""
+        return self.objective.networks
 
     @property
     def model(self) -> PreTrainedModel:
-        """The transformers model inside."""
-        return self.objective.model
+        """The network that is evaluated."""
+        network, _ = next(iter(self.objective.exports().values()))
+        return self.networks[network]
 
-    def forward(
-        self,
-        *,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        positions: torch.Tensor,
-        labels: torch.Tensor,
-        guided: GuidedStep,
-        targets: Targets | None,
-        documents: Documents | None = None,
-        borders: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """Score a micro-batch (see MicroBatch); see AttentionGuide.watch for `guided` and `targets`.
+    def prepare(self, batch: Batch, step: int | None) -> None:
+        """Complete a batch in host memory; its counts are known then."""
+        for regularizer in self.regularizers:
+            regularizer.prepare(batch, step)
 
-        With `documents` and `borders` attention stays inside documents, whatever `attention_mask` says.
+    def forward(self, batch: Batch, step: int | None, totals: Mapping[str, float]) -> Scored:
+        """Score a batch.
 
-        Returns:
-            The objective, summed and by row, and the number of right guesses (see the objective); and the
-            guidance terms: errors, mass and rows, each (looked-at layers, heads).
+        Args:
+            batch: prepared, on the module's device.
+            step: number of steps taken before; None in an evaluation.
+            totals: the counts of the global batch.
         """
-        self.guide.watch(guided, targets, self.training)
-        inputs: dict[str, Any] = {"attention_mask": attention_mask}
-        if documents is not None and borders is not None:
-            inputs = attention_within_documents(
-                self.model, documents, borders, has_bias=guided.bias != 0.0, training=self.training
-            )
-        total, losses, correct = self.objective(
-            input_ids=input_ids, positions=positions, labels=labels, **inputs
-        )
-        terms = self.guide.collect(input_ids.device)
-        return total, losses, correct, terms.errors, terms.mass, terms.rows
+        score: Score = self.objective
+        for regularizer in self.regularizers:
+            score = partial(regularizer.around, score, totals=totals)
+        return score(batch, step)
 
 
-def forward(
-    module: nn.Module, batch: MicroBatch, guided: GuidedStep, targets: Targets | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GuidanceTerms]:
-    """Run a PretrainingModule, bare or inside an engine, on a micro-batch that is on its device.
-
-    Returns:
-        The objective's sum, differentiable, and its sums by row, (B,) float32, which are not; the number of
-        right guesses; guidance terms.
-    """
-    total, losses, correct, *terms = module(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask(),
-        positions=batch.positions,
-        labels=batch.labels,
-        guided=guided,
-        targets=targets,
-        documents=None if batch.borders is None else batch.documents,
-        borders=batch.borders,
-    )
-    return total, losses, correct, GuidanceTerms(*terms)
+def total_loss(scored: Scored, totals: Mapping[str, float]) -> torch.Tensor:
+    """This batch's part of the loss of the global batch, whose counts are `totals`."""
+    loss: torch.Tensor | None = None
+    for term in scored.terms.values():
+        part = term.sum if term.per is None else term.sum / totals[term.per]
+        part = part if term.weight == 1.0 else term.weight * part
+        loss = part if loss is None else loss + part
+    assert loss is not None  # an objective has a term
+    return loss
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -106,7 +87,8 @@ def start_engine(module: PretrainingModule, recipe: Recipe, config: dict[str, An
 
     if recipe.train.activation_checkpointing:
         # Reentrant checkpointing under ZeRO-3 trains wrongly when a module runs twice, without a word.
-        module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for network in module.networks.values():
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     groups = parameter_groups(module, recipe.optimizer.weight_decay)
     parameters = [group["params"] for group in groups]  # ZeRO puts its flat tensors in their place
     optimizer = optimizer_maker(config)

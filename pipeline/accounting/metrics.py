@@ -44,6 +44,7 @@ Every line also has "time" (UTC). A number that is not finite is written as null
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,7 @@ import torch
 
 from data_prep.files import write_atomically
 from pipeline.data.digest import fold_step
-from pipeline.guidance.allocation import Allocation
-from pipeline.guidance.guide import GuidanceTerms
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.objectives.protocol import Metric
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import read_json_lines
 
@@ -67,111 +66,95 @@ MEASURED_FIELDS = frozenset(
         *("guidance_share", "loader_share", "communication_share"),
     }
 )
-_COUNTERS = (
+# What version 1 of a checkpoint's window had, by place.
+_COUNTERS_OF_VERSION_1 = (
     *("loss", "predicted", "correct", "tokens", "positions", "flops"),
     *("guidance_loss", "steps", "skipped_steps"),
 )
 
 
 class WindowSums:
-    """Sums of a window, kept on the device so that reading them, once per window, is the only wait.
+    """Sums of a window by name, kept on the device so that reading them, once per window, is the only wait.
 
     The sums are part of a checkpoint: the first line after a resume covers the same steps as it would have
-    without the interruption.
+    without the interruption. A sum may have any shape. All processes have the same names.
     """
 
-    def __init__(self, allocation: Allocation, device: torch.device) -> None:
-        """For a model with these guided heads."""
-        self.allocation = allocation
-        self.counters = torch.zeros(len(_COUNTERS), dtype=torch.float64, device=device)
-        shape = (3, len(allocation.layers), allocation.num_heads)
-        self.by_head = torch.zeros(shape, dtype=torch.float64, device=device)
+    name = "window"
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing summed."""
+        self._device = device
+        self._sums: dict[str, torch.Tensor] = {}
+        self._numbers: dict[str, float] = {}  # known in host memory
         self.digest = 0
 
-    def add(self, **values: torch.Tensor | float) -> None:
-        """Add to the counters named in _COUNTERS."""
+    def add(self, values: Mapping[str, torch.Tensor | float]) -> None:
+        """Add to the sums of these names."""
         for name, value in values.items():
-            self.counters[_COUNTERS.index(name)] += (
-                value.detach() if isinstance(value, torch.Tensor) else value
-            )
-
-    def add_guidance(self, guided: GuidedStep, terms: GuidanceTerms) -> None:
-        """Add the terms of the layers looked at."""
-        index = torch.tensor([layer.layer for layer in guided.layers], dtype=torch.long)
-        values = torch.stack([terms.errors.detach(), terms.mass, terms.rows]).double()
-        self.by_head.index_add_(1, index.to(values.device, non_blocking=True), values)
+            if not isinstance(value, torch.Tensor):
+                self._numbers[name] = self._numbers.get(name, 0.0) + value
+            elif name in self._sums:
+                self._sums[name] += value.detach()
+            else:
+                self._sums[name] = value.detach().double().clone()
 
     def add_sums(self, step: "WindowSums") -> None:
         """Add what was summed for a single step."""
-        self.counters += step.counters
-        self.by_head += step.by_head
+        self.add({**step._sums, **step._numbers})
 
     def add_digest(self, step: int, digest: int) -> None:
         """Take the digest of a step's rows, which is the same on all processes."""
         self.digest = fold_step(self.digest, step, digest)
 
-    def clear(self) -> None:
-        """Begin anew."""
-        self.counters.zero_()
-        self.by_head.zero_()
-        self.digest = 0
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint. Tensors are this process's share of a sum, all else is the same everywhere."""
-        return {
-            "counters": self.counters.cpu(),
-            "by_head": self.by_head.cpu(),
-            "heads": self.allocation.describe(),
-            "digest": self.digest,
+        sums = {f"sum {name}": values.cpu() for name, values in self._together().items()}
+        return {**sums, "digest": self.digest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.digest, self._numbers = state["digest"], {}
+        self._sums = {
+            name.removeprefix("sum "): values.to(self._device)
+            for name, values in state.items()
+            if name.startswith("sum ")
         }
 
-    def restore(self, state: dict[str, Any]) -> bool:
-        """Inverse of `state`; False if other heads were guided then, whose sums are left out."""
-        self.counters.copy_(state["counters"])
-        self.digest = state["digest"]
-        same_heads = state["heads"] == self.allocation.describe()
-        if same_heads:
-            self.by_head.copy_(state["by_head"])
-        return same_heads
+    def take(self, cluster: Cluster) -> dict[str, torch.Tensor]:
+        """Totals over all processes, in host memory; the window starts anew. All processes call this."""
+        mine = dict(sorted(self._together().items()))
+        flat = torch.cat([torch.zeros(0, device=self._device), *(values.flatten() for values in mine.values())])
+        summed = cluster.sum(flat.double()).cpu().split([values.numel() for values in mine.values()])
+        self._sums, self._numbers, self.digest = {}, {}, 0
+        return {name: part.view(mine[name].shape) for name, part in zip(mine, summed)}
 
-    def take(self, cluster: Cluster) -> dict[str, Any]:
-        """Totals over all processes as plain numbers; the window starts anew. All processes call this."""
-        counters, by_head = (
-            cluster.sum(self.counters.clone()).tolist(),
-            cluster.sum(self.by_head.clone()).cpu(),
-        )
-        digest = f"{self.digest:016x}"
-        self.clear()
-        totals = dict(zip(_COUNTERS, counters))
-        errors, mass = {}, {}
-        for name in self.allocation.names:
-            error, hits, rows = self._sums_of(name, by_head)
-            errors[name] = _ratio(error.sum().item(), rows.sum().item())
-            mass[name] = [_ratio(h, r) for h, r in zip(hits.tolist(), rows.tolist())]
-        predicted = totals["predicted"] or math.nan
-        return {
-            "loss": totals["loss"] / predicted,
-            "accuracy": totals["correct"] / predicted,
-            "tokens": round(totals["tokens"]),
-            "steps": round(totals["steps"]),
-            "skipped_steps": round(totals["skipped_steps"]),
-            "predicted": round(totals["predicted"]),
-            "positions": round(totals["positions"]),
-            "flops": totals["flops"],
-            "rows_digest": digest,
-            "guidance_loss": totals["guidance_loss"] / (totals["steps"] or math.nan),
-            "guidance_error": errors,
-            "guidance_mass": mass,
-        }
+    def _together(self) -> dict[str, torch.Tensor]:
+        """All sums on the device, those of numbers copied there at once."""
+        numbers = torch.tensor(list(self._numbers.values()), dtype=torch.float64).to(self._device)
+        together = dict(self._sums)
+        for name, value in zip(self._numbers, numbers):
+            together[name] = together[name] + value if name in together else value
+        return together
 
-    def _sums_of(self, name: str, by_head: torch.Tensor) -> torch.Tensor:
-        """Errors, mass and rows of a pattern's heads, by layer, (3, layers)."""
-        sums = by_head.new_zeros(by_head.shape[:2])
-        for layer, groups in enumerate(self.allocation.layers):
-            for group in groups:
-                if group.name == name:
-                    sums[:, layer] += by_head[:, layer, group.first_head : group.end_head].sum(-1)
-        return sums
+
+def window_of_version_1(window: dict[str, Any], by_head: str) -> dict[str, Any]:
+    """A window's state as it is now, from one whose counters had places; `by_head` names guidance's sums."""
+    counters = dict(zip(_COUNTERS_OF_VERSION_1, window["counters"]))
+    sums = {f"sum {name}": value for name, value in counters.items()}
+    return {**sums, f"sum {by_head}": window["by_head"], "digest": window["digest"]}
+
+
+def values_of(
+    metrics: Sequence[Metric], totals: Mapping[str, torch.Tensor], *, held_out: bool
+) -> dict[str, float]:
+    """An objective's metrics from the sums of a window; NaN for one whose denominator is zero."""
+    found = {}
+    for metric in metrics:
+        if held_out or not metric.only_held_out:
+            numerator, denominator = float(totals.get(metric.of, 0.0)), float(totals.get(metric.per, 0.0))
+            found[metric.name] = metric.transform(numerator / (denominator or math.nan))
+    return found
 
 
 class MetricsLog:
@@ -210,10 +193,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None
 
 
 def _flatten(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

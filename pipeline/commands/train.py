@@ -58,24 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
         return launch_copies(arguments.processes, arguments.stop_signal)
     from pipeline.processes.cluster import Cluster
     from pipeline.runs.start import StartOptions
-    from pipeline.training.train import train
+    from pipeline.training.train import TrainOptions, train
 
-    options = StartOptions(
-        fresh=arguments.fresh,
-        must_resume=arguments.resume == "required",
-        accept_changes=arguments.accept_changes,
+    options = TrainOptions(
+        start=StartOptions(
+            fresh=arguments.fresh,
+            must_resume=arguments.resume == "required",
+            accept_changes=arguments.accept_changes,
+        ),
+        stop_at=arguments.stop_at,
+        stop_signal=arguments.stop_signal,
+        profile_steps=arguments.profile_steps,
     )
     cluster = Cluster.from_environment()
     try:
-        done = train(
-            arguments.recipe,
-            arguments.overrides,
-            options,
-            arguments.stop_at,
-            arguments.stop_signal,
-            arguments.profile_steps,
-            cluster,
-        )
+        done = train(arguments.recipe, arguments.overrides, options, cluster)
     finally:
         cluster.stop()
     return EXIT_DONE if done else EXIT_STOPPED

@@ -10,8 +10,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.schema import Recipe
+from pipeline.config.schema import DEFAULT_OBJECTIVE, Recipe
+from pipeline.config.section import ObjectiveSection
 from pipeline.errors import RecipeError, UsageError
+from pipeline.objectives import OBJECTIVES, load_settings
 
 RECIPES_DIR = Path(__file__).parents[1] / "recipes"
 
@@ -72,7 +74,7 @@ def parse_recipe(settings: dict[str, Any]) -> tuple[Recipe | None, list[Problem]
     try:
         return Recipe.model_validate(settings), []
     except ValidationError as error:
-        problems = _merge(error.errors())
+        problems = _merge(error.errors(), _objective_kind(settings))
         repaired = {"run_dir": "", "corpus": "", **_without(settings, [p.keys[0] for p in problems])}
     try:
         return Recipe.model_validate(repaired), problems
@@ -100,32 +102,39 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override!r}: the value is not readable YAML: {error}") from error
 
 
-def _merge(errors: list[ErrorDetails]) -> list[Problem]:
+def _objective_kind(settings: dict[str, Any]) -> str:
+    """The kind whose keys the section `objective` has: the default one if it is not legible."""
+    section = settings.get("objective")
+    kind = section.get("kind") if isinstance(section, dict) else None
+    return kind if kind in OBJECTIVES else DEFAULT_OBJECTIVE
+
+
+def _merge(errors: list[ErrorDetails], objective: str) -> list[Problem]:
     """One problem per key: a union reports a failure for each of its members."""
     problems: dict[str, Problem] = {}
     for error in errors:
         location = [part for part in error["loc"] if not (isinstance(part, str) and "[" in part)]
         key = ".".join(str(part) for part in location)
-        problems.setdefault(key, Problem((key,), _explain(error, key)))
+        problems.setdefault(key, Problem((key,), _explain(error, key, objective)))
     return list(problems.values())
 
 
-def _explain(error: ErrorDetails, key: str) -> str:
+def _explain(error: ErrorDetails, key: str, objective: str) -> str:
     if error["type"] == "missing":
         return "is required; add it"
     if error["type"] == "extra_forbidden":
-        return "unknown key" + _suggest(key)
+        return "unknown key" + _suggest(key, objective)
     message = error["msg"].replace("Input should be", "should be")
     if error["type"] == "model_type":
         message = "should be a section: keys and values below it"
     return f"found {error['input']!r}, {message}"
 
 
-def _suggest(key: str) -> str:
-    """The nearest key of the same section, or of the whole recipe."""
+def _suggest(key: str, objective: str) -> str:
+    """The nearest key of the same section, or of the whole recipe with an objective of this kind."""
     key = re.sub(r"\.\d+(?=\.)", "", key)  # the sections of a list have the same keys
     section, _, name = key.rpartition(".")
-    known = list(_known_keys(Recipe))
+    known = list(_known_keys(Recipe, objective))
     if key in known:  # written with its dot, in the file
         return f"; write {name} in the section {section}, indented below '{section}:'"
     # By their own names: what they share, the section's, would make any two of them look alike.
@@ -138,13 +147,14 @@ def _suggest(key: str) -> str:
     return f"; {section or 'a recipe'} has {names}" if names else ""
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def _known_keys(model: type[BaseModel], objective: str, prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         for section in (field.annotation, *get_args(field.annotation)):
             if isinstance(section, type) and issubclass(section, BaseModel):
-                keys += _known_keys(section, f"{prefix}{name}.")
+                section = load_settings(objective) if section is ObjectiveSection else section
+                keys += _known_keys(section, objective, f"{prefix}{name}.")
     return keys
 
 

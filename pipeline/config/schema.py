@@ -7,13 +7,17 @@ a recipe keeps its shape when the number of steps changes.
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.section import ObjectiveSection, Section, Share
 from pipeline.data.phases import Phase
 from pipeline.data.token_sets import CLS_AND_SEP
 from pipeline.guidance.allocation import DEFAULT_GUIDED_LAYERS, pattern_names, says_layers
 from pipeline.guidance.patterns import TOKEN_PATTERNS
+from pipeline.objectives import OBJECTIVES, load_settings
+
+DEFAULT_OBJECTIVE = "mlm"
 
 
 def _check_duration(value: Any, other: str = "") -> Any:
@@ -65,7 +69,6 @@ def _check_layers_per_step(value: Any) -> Any:
     return value
 
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 RowError = Literal["squared", "cross_entropy"]
 Heads = Annotated[str | dict[str, Any], BeforeValidator(_check_heads)]
 Dense = Annotated[str | int | float, BeforeValidator(_check_dense)]
@@ -73,12 +76,6 @@ GuidedLayers = Annotated[int | list[int] | str, BeforeValidator(_check_layers)]
 LayersPerStep = Annotated[int | float, BeforeValidator(_check_layers_per_step)]
 TokenTexts = Annotated[list[str], Field(min_length=1)]
 Duration = Annotated[int | float, BeforeValidator(lambda value: _check_duration(value))]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys and loose types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -102,13 +99,17 @@ class ModelSection(Section):
         return sorted(self.model_fields_set - {"checkpoint"}) if self.checkpoint is not None else []
 
 
-class ObjectiveSection(Section):
-    """What is predicted."""
-
-    kind: Literal["mlm"] = "mlm"
-    mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.15, description="share of tokens predicted")
-    mask_share: Share = Field(0.8, description="of those, share replaced by the mask token")
-    random_share: Share = Field(0.1, description="of those, share replaced by a random token")
+def _read_objective(value: Any) -> Any:
+    """The section of the kind that is written; its own errors keep their places."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", DEFAULT_OBJECTIVE)
+    if kind not in OBJECTIVES:
+        names = ", ".join(OBJECTIVES)
+        raise PydanticCustomError(
+            "objective", "kind: {kind} is no objective; write one of {names}", {"kind": repr(kind), "names": names}
+        )
+    return load_settings(kind).model_validate(value)
 
 
 _ONLY_FOR_LOSS = (
@@ -124,6 +125,11 @@ class GuidanceSection(Section):
         {},
         description="preset (paper, grid, clark), pattern -> number of heads in each guided layer, or range "
         "of layers -> pattern -> number of heads",
+    )
+    networks: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="guided networks of an objective with several, such as [generator, discriminator]; "
+        "default: the one that is evaluated",
     )
     layers: GuidedLayers | None = Field(
         None,
@@ -350,7 +356,9 @@ class Recipe(Section):
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: ModelSection = ModelSection()
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(_read_objective)] = Field(
+        default_factory=lambda: load_settings(DEFAULT_OBJECTIVE)(), description="what is learned, by kind"
+    )
     guidance: GuidanceSection = GuidanceSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()

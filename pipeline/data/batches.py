@@ -6,7 +6,7 @@ and micro-batches of m rows: the same rows make the same global batch whatever W
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,105 +16,109 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.corpus import CorpusSplit
 from pipeline.data.digest import digest_rows
 from pipeline.data.documents import Documents
-from pipeline.data.masking import IGNORED_LABEL, MaskingRule, mask_rows
+from pipeline.data.draws import Draw, RowKeys
 from pipeline.data.order import rows_of_step
 from pipeline.data.phases import Phase, phase_at, place_of_step_zero
 
-_EVALUATION_EPOCH = 0  # held-out rows are masked as in this epoch, always
+_EVALUATION_EPOCH = 0  # of the draws for held-out rows, always
 
 
 @dataclass(kw_only=True)
-class MicroBatch:
-    """Rows of one forward pass.
+class Batch:
+    """Rows of one forward pass as they are in the corpus, and what was drawn for them.
 
     Attributes:
-        input_ids: corrupted token ids, (B, T).
+        columns: by name, rows in front: `input_ids`, the tokens, (B, T), and what the objective and the
+            regularizers add.
+        counts: denominators of losses and metrics; `tokens` (real ones) and `positions` (with padding) are
+            always there.
         lengths: real tokens per row, (B,).
         documents: which document each position belongs to.
-        positions: columns to predict, (B, K).
-        labels: original ids there, (B, K); IGNORED_LABEL where a row has fewer than K.
         full: no row has padding, so no attention mask is needed (known here without asking the device).
-        digest: what digest_rows says of the rows as they were read and masked.
+        digest: of the rows and draws, see digest.py.
         borders: see Documents.borders, where attention is to stay inside documents; None where it crosses
             their borders.
     """
 
-    input_ids: torch.Tensor
+    columns: dict[str, torch.Tensor]
+    counts: dict[str, float]
     lengths: torch.Tensor
     documents: Documents
-    positions: torch.Tensor
-    labels: torch.Tensor
     full: bool
     digest: int = 0
     borders: torch.Tensor | None = None
 
-    def to(self, device: torch.device) -> "MicroBatch":
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """The rows' tokens, uncorrupted, (B, T)."""
+        return self.columns["input_ids"]
+
+    def to(self, device: torch.device) -> "Batch":
         """The same rows on `device`, copied asynchronously where the memory is pinned."""
-        return MicroBatch(
-            input_ids=self.input_ids.to(device, non_blocking=True),
+        return replace(
+            self,
+            columns={name: values.to(device, non_blocking=True) for name, values in self.columns.items()},
             lengths=self.lengths.to(device, non_blocking=True),
             documents=self.documents.to(device),
-            positions=self.positions.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            full=self.full,
-            digest=self.digest,
             borders=None if self.borders is None else self.borders.to(device, non_blocking=True),
         )
 
-    def pin_memory(self) -> "MicroBatch":
+    def pin_memory(self) -> "Batch":
         """Called by DataLoader when it pins batches."""
-        for name in ("input_ids", "lengths", "documents", "positions", "labels"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        if self.borders is not None:
-            self.borders = self.borders.pin_memory()
-        return self
+        return replace(
+            self,
+            columns={name: values.pin_memory() for name, values in self.columns.items()},
+            lengths=self.lengths.pin_memory(),
+            documents=self.documents.pin_memory(),
+            borders=None if self.borders is None else self.borders.pin_memory(),
+        )
 
     def attention_mask(self) -> torch.Tensor | None:
         """1 for real tokens, (B, T); None when there is no padding."""
         if self.full:
             return None
-        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        columns = torch.arange(self.input_ids.shape[1], device=self.lengths.device)
         # A filler row has no tokens; one key to look at keeps its softmax finite.
         return (columns < self.lengths.clamp(min=1)[:, None]).long()
 
-    def original_ids(self) -> torch.Tensor:
-        """The token ids before corruption, (B, T); to be asked of a batch in host memory."""
-        original = self.input_ids.clone()
-        row, place = (self.labels != IGNORED_LABEL).nonzero(as_tuple=True)
-        original[row, self.positions[row, place]] = self.labels[row, place]
-        return original
-
-    @property
-    def num_predictions(self) -> int:
-        """Tokens to predict."""
-        return int((self.labels != IGNORED_LABEL).sum())
-
 
 class RowBatcher:
-    """Reads and masks any rows of a split."""
+    """Reads any rows of a split and draws for them."""
 
     def __init__(
-        self, split: CorpusSplit, rule: MaskingRule, seed: int, *, attend_across_documents: bool = True
+        self, split: CorpusSplit, draw: Draw, seed: int, *, attend_across_documents: bool = True
     ) -> None:
-        """`seed` is the masks' seed; see MicroBatch.borders for `attend_across_documents`."""
+        """`seed` is that of the draws; see Batch.borders for `attend_across_documents`."""
         self.split = split
-        self.rule = rule
+        self.draw = draw
         self.seed = seed
         self.attend_across_documents = attend_across_documents
 
-    def batch(self, rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64] | int) -> MicroBatch:
-        """The rows as one micro-batch, masked as in the given epochs."""
-        original = self.split.read(rows)
-        masked = mask_rows(original.input_ids, rows, epochs, self.seed, self.rule)
-        documents = Documents(starts=torch.from_numpy(original.starts), ends=torch.from_numpy(original.ends))
-        return MicroBatch(
-            input_ids=torch.from_numpy(masked.input_ids),
-            lengths=torch.from_numpy(original.lengths),
+    def batch(
+        self,
+        rows: npt.NDArray[np.int64],
+        epochs: npt.NDArray[np.int64] | int,
+        is_filler: npt.NDArray[np.bool_] | None = None,
+    ) -> Batch:
+        """The rows as one batch, drawn for as in the given epochs; fillers (B,) as if they had no tokens."""
+        found = self.split.read(rows)
+        if is_filler is not None:
+            found.lengths[is_filler] = 0
+            found.starts[is_filler] = found.ends[is_filler] = 0
+        drawn = self.draw(found, RowKeys(self.seed, epochs, rows))
+        documents = Documents(starts=torch.from_numpy(found.starts), ends=torch.from_numpy(found.ends))
+        columns = {"input_ids": found.input_ids, **drawn.columns}
+        return Batch(
+            columns={name: torch.from_numpy(values) for name, values in columns.items()},
+            counts={
+                "tokens": float(found.lengths.sum()),
+                "positions": float(found.input_ids.size),
+                **drawn.counts,
+            },
+            lengths=torch.from_numpy(found.lengths),
             documents=documents,
-            positions=torch.from_numpy(masked.positions),
-            labels=torch.from_numpy(masked.labels),
-            full=bool((original.lengths == self.split.sequence_length).all()),
-            digest=digest_rows(rows, masked.input_ids, masked.positions, masked.labels),
+            full=bool((found.lengths == self.split.sequence_length).all()),
+            digest=digest_rows(rows, drawn.fingerprint),
             borders=None if self.attend_across_documents else documents.borders(),
         )
 
@@ -156,7 +160,7 @@ class StepBatches(Dataset):
         """Row numbers of the step's global batch, of all ranks, (global_batch_size,)."""
         return self._rows_and_epochs(step)[0]
 
-    def __getitem__(self, step: int) -> list[MicroBatch]:
+    def __getitem__(self, step: int) -> list[Batch]:
         """Build the step's micro-batches; a function of the step alone."""
         rows, epochs = self._rows_and_epochs(step)
         return [self.batcher.batch(rows[chosen], epochs[chosen]) for chosen in self.geometry.rows_of_rank()]
@@ -209,14 +213,14 @@ class PhasedBatches(Dataset):
         """Those of the step's phase."""
         return self.parts[phase_at(self.phases, step)]
 
-    def __getitem__(self, step: int) -> list[MicroBatch]:
+    def __getitem__(self, step: int) -> list[Batch]:
         """As StepBatches has it."""
         return self.part_of(step)[step]
 
 
 def load_steps(
     batches: StepBatches | PhasedBatches, steps: Sequence[int], num_workers: int, pin_memory: bool
-) -> Iterator[list[MicroBatch]]:
+) -> Iterator[list[Batch]]:
     """Iterate over some steps, in their order, prepared ahead by `num_workers` processes."""
     return iter(
         DataLoader(
@@ -246,8 +250,8 @@ def rows_evaluated(num_rows: int, max_rows: int | None) -> int:
 
 def evaluation_batches(
     batcher: RowBatcher, max_rows: int | None, batch_size: int, rank: int, world_size: int
-) -> Iterator[MicroBatch]:
-    """This rank's share of the first `max_rows` held-out rows, with masks that never change.
+) -> Iterator[Batch]:
+    """This rank's share of the first `max_rows` held-out rows, with draws that never change.
 
     Every rank gets the same number of batches (ZeRO-3 gathers weights in each forward pass, so no rank
     may make fewer); where rows run out, a batch has filler rows without tokens and nothing to predict.
@@ -255,12 +259,4 @@ def evaluation_batches(
     num_rows = rows_evaluated(batcher.split.num_rows, max_rows)
     for start in range(0, num_rows, batch_size * world_size):
         rows = np.arange(start + rank * batch_size, start + (rank + 1) * batch_size, dtype=np.int64)
-        batch = batcher.batch(np.where(rows < num_rows, rows, 0), _EVALUATION_EPOCH)
-        filler = torch.from_numpy(rows >= num_rows)
-        batch.labels[filler] = IGNORED_LABEL
-        batch.lengths[filler] = 0
-        batch.documents.starts[filler] = batch.documents.ends[filler] = 0
-        batch.full = batch.full and not bool(filler.any())
-        if batch.borders is not None:
-            batch.borders = batch.documents.borders()
-        yield batch
+        yield batcher.batch(np.where(rows < num_rows, rows, 0), _EVALUATION_EPOCH, rows >= num_rows)

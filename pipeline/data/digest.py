@@ -1,10 +1,11 @@
-"""A fingerprint of the rows that were trained and of how they were masked.
+"""A fingerprint of the rows that were trained and of what was drawn for them.
 
 A row's is a hash of its number and of all that the model sees and is asked of it. Those of a batch are added,
 so that it does not matter how its rows are dealt out to processes and micro-batches; those of the steps are
 folded in one after the other. Two runs whose logs show the same fingerprints saw the same, in the same order.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,28 +18,21 @@ _STREAM = 0x726F7773  # keeps the factors apart from every other use of the gene
 _STEP_MASK = (1 << 40) - 1
 
 
-def digest_rows(
-    rows: npt.NDArray[np.int64],
-    input_ids: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-) -> int:
-    """Digest of some masked rows, below 2**40.
+def digest_rows(rows: npt.NDArray[np.int64], fingerprint: Sequence[npt.NDArray[np.int64]]) -> int:
+    """Digest of some rows, below 2**40.
 
     Args:
         rows: their numbers in the split, (B,).
-        input_ids: corrupted tokens, (B, T).
-        positions: columns to predict, (B, K).
-        labels: original tokens there, (B, K).
+        fingerprint: what was made of them, see `Drawn`; arrays (B, n) each.
     """
-    length, width = input_ids.shape[1], positions.shape[1]
-    factors = _factors(1 + length + 2 * width)
+    factors = _factors(1 + sum(values.shape[1] for values in fingerprint))
     # An odd factor per place: whatever single value changes, the row's sum does. Squares of these are added,
     # because sums of sums would be blind to an exchange between rows.
     sums = rows.view(np.uint64) * factors[0]
-    sums += input_ids.view(np.uint64) @ factors[1 : length + 1]
-    sums += positions.view(np.uint64) @ factors[length + 1 : length + width + 1]
-    sums += labels.view(np.uint64) @ factors[length + width + 1 :]
+    end = 1
+    for values in fingerprint:
+        begin, end = end, end + values.shape[1]
+        sums += values.view(np.uint64) @ factors[begin:end]
     return int(sums @ sums) & _STEP_MASK
 
 

@@ -1,4 +1,4 @@
-"""Dynamic masking for masked language modelling, as a pure function of (seed, epoch, row).
+"""Dynamic masking, as a pure function of (seed, epoch, row).
 
 BERT's rule (Devlin et al. 2019, section 3.1): a share of the ordinary tokens is predicted; of those 80 %
 become the mask token, 10 % a random ordinary token, 10 % stay. The number predicted per row is exact,
@@ -11,7 +11,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.corpus import CorpusRows
 from pipeline.data.counter_rng import UInt64s, make_keys, random_bits, to_unit
+from pipeline.data.draws import Drawn, RowKeys
 
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out by default
 _MASK_STREAM = 0x6D61736B  # keeps masks independent of every other use of the same seed
@@ -51,23 +53,74 @@ class MaskingRule:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedRows:
-    """n masked rows: `input_ids` (n, T), `positions` and `labels` (n, K), padded with IGNORED_LABEL."""
+    """n masked rows.
+
+    Attributes:
+        input_ids: corrupted tokens, (n, T).
+        positions: columns to predict, (n, K), different ones in each row.
+        labels: original tokens there, (n, K); IGNORED_LABEL where a row has fewer than K.
+        replacements: what stands there in `input_ids`, (n, K); the original where nothing is predicted.
+    """
 
     input_ids: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
+    replacements: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MaskDraw:
+    """The draw of masked language modelling, see `Draw`: columns `positions`, `labels` and `replacements`.
+
+    They are those of MaskedRows; the count `predicted` is the number of labels.
+    """
+
+    rule: MaskingRule
+
+    def __call__(self, rows: CorpusRows, keys: RowKeys) -> Drawn:
+        """Mask rows."""
+        masked = mask_rows(
+            rows.input_ids, keys.rows, keys.epochs, keys.seed, self.rule, has_tokens=rows.lengths > 0
+        )
+        is_predicted = masked.labels != IGNORED_LABEL
+        return Drawn(
+            columns={
+                "positions": masked.positions,
+                "labels": masked.labels,
+                "replacements": masked.replacements,
+            },
+            counts={"predicted": float(is_predicted.sum())},
+            fingerprint=(masked.input_ids, np.where(is_predicted, masked.positions, 0), masked.labels),
+        )
 
 
 def mask_rows(
-    input_ids: npt.NDArray, rows: npt.NDArray, epochs: npt.NDArray | int, seed: int, rule: MaskingRule
+    input_ids: npt.NDArray,
+    rows: npt.NDArray,
+    epochs: npt.NDArray | int,
+    seed: int,
+    rule: MaskingRule,
+    *,
+    has_tokens: npt.NDArray[np.bool_] | None = None,
 ) -> MaskedRows:
-    """Mask `input_ids` (n, T), the corpus rows numbered `rows` (n,), as epoch `epochs` sees them."""
+    """Mask rows of a split.
+
+    Args:
+        input_ids: their tokens, (n, T).
+        rows: their numbers, (n,).
+        epochs: passes over the split before, (n,), or one number for all.
+        seed: of the masks.
+        rule: how.
+        has_tokens: rows that may be masked, (n,); None for all.
+    """
     num_rows, length = input_ids.shape
     width = rule.max_predictions(length)
     keys = make_keys(_MASK_STREAM, seed, epochs, rows)
     draws = random_bits(np.broadcast_to(keys, (num_rows,)), length + 2 * width)
 
     is_ordinary = rule.is_ordinary(input_ids)
+    if has_tokens is not None:
+        is_ordinary &= has_tokens[:, None]
     num_ordinary = np.count_nonzero(is_ordinary, axis=1)
     wanted = np.minimum(np.maximum(np.rint(rule.rate * num_ordinary), 1), num_ordinary)
     chosen = np.arange(width) < wanted[:, None]
@@ -81,12 +134,14 @@ def mask_rows(
     is_random = (kind >= rule.mask_share) & (kind < rule.mask_share + rule.random_share)
     replacement = np.where(is_random, rule.ordinary_ids[random_index], replacement)
 
+    replacement = np.where(chosen, replacement, originals)
     corrupted = input_ids.astype(np.int64)
-    corrupted[row, positions] = np.where(chosen, replacement, originals)
+    corrupted[row, positions] = replacement
     return MaskedRows(
         input_ids=corrupted,
-        positions=np.where(chosen, positions, 0),
+        positions=positions,
         labels=np.where(chosen, originals, IGNORED_LABEL),
+        replacements=replacement,
     )
 
 

@@ -25,7 +25,13 @@ ATTENTION_NAME = "lodestar"
 
 
 class AttentionTap(Protocol):
-    """Sees what a layer's attention is computed from, and may add to its scores."""
+    """Sees what a layer's attention is computed from, and may add to its scores.
+
+    Attributes:
+        adds_bias: whether `bias` gives something in the next forward pass.
+    """
+
+    adds_bias: bool
 
     def observe(
         self,
@@ -77,6 +83,12 @@ def install_taps(model: PreTrainedModel, taps: Sequence[AttentionTap]) -> None:
         )
     for module, tap in zip(layers, taps, strict=True):
         module.attention_tap = tap
+
+
+def adds_bias(model: PreTrainedModel) -> bool:
+    """Whether some tap will add to the scores in the next forward pass."""
+    taps = (getattr(module, "attention_tap", None) for module in model.modules())
+    return any(tap is not None and tap.adds_bias for tap in taps)
 
 
 def _attention(

@@ -31,6 +31,8 @@ _FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 class AttentionRecorder:
     """An attention tap that keeps its layer's probabilities (heads, N, N); for a single short sentence."""
 
+    adds_bias = False
+
     def __init__(self) -> None:
         """Nothing recorded."""
         self.probs = np.zeros((0, 0, 0), np.float32)

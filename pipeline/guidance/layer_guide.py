@@ -38,6 +38,11 @@ class LayerGuide:
         self.collects = False
         self.seen: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    @property
+    def adds_bias(self) -> bool:
+        """See AttentionTap."""
+        return self.bias_strength is not None
+
     def observe(
         self,
         query: torch.Tensor,

@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from pipeline.data.batches import Batch
 from pipeline.data.counter_rng import make_keys, random_bits
 from pipeline.data.documents import Documents
 from pipeline.guidance.patterns import EndPattern, Pattern, RandomPattern, SinglePattern, TokenPattern
@@ -45,6 +46,19 @@ class Targets:
     def count_valid(self) -> torch.Tensor:
         """Rows that count, per pattern, (P,), float64."""
         return self.valid.sum((1, 2)).double()
+
+    def columns_of_batch(self, name: str) -> dict[str, torch.Tensor]:
+        """As columns of a batch, which moves them to its device; their names begin with `name`."""
+        return {f"{name}/{field}": getattr(self, field) for field in ("single", "columns", "valid")}
+
+    @staticmethod
+    def of_batch(batch: Batch, name: str, *, as_published: bool) -> "Targets | None":
+        """Inverse of `columns_of_batch`, for the batch's documents; None where there are none."""
+        if f"{name}/single" not in batch.columns:
+            return None
+        documents = _whole_rows(batch.documents) if as_published else batch.documents
+        single, columns, valid = (batch.columns[f"{name}/{of}"] for of in ("single", "columns", "valid"))
+        return Targets(single=single, columns=columns, documents=documents, valid=valid)
 
     def to(self, device: torch.device) -> "Targets":
         """The same targets on `device`."""
@@ -75,10 +89,7 @@ def make_targets(
     """
     is_filler = documents.ends.amax(1, keepdim=True) == 0  # no token at all: it only fills up a batch
     if as_published:
-        documents = Documents(
-            starts=torch.zeros_like(documents.starts),
-            ends=torch.full_like(documents.ends, token_ids.shape[1]),
-        )
+        documents = _whole_rows(documents)
     single, columns, valid = [], [], []
     for pattern in patterns:
         if isinstance(pattern, TokenPattern):
@@ -96,6 +107,12 @@ def make_targets(
         documents=documents,
         valid=torch.stack(valid) if valid else torch.zeros((0, *shape), dtype=torch.bool),
     )
+
+
+def _whole_rows(documents: Documents) -> Documents:
+    """One document per row, its padding included."""
+    ends = torch.full_like(documents.ends, documents.ends.shape[1])
+    return Documents(starts=torch.zeros_like(documents.starts), ends=ends)
 
 
 def _single_target(pattern: SinglePattern, documents: Documents) -> torch.Tensor:

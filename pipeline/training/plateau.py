@@ -6,9 +6,11 @@ and so do heads that are pulled without ever forming. Both look the same from ou
 held-out loss stays where it was.
 """
 
+import math
+
 from pipeline.build import Corpus
 from pipeline.config.schema import Recipe
-from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
+from pipeline.evaluation.baseline import SAMPLE_ROWS, held_out_baseline
 from pipeline.guidance.run import RunGuidance
 from pipeline.runs.run_dir import RunDir
 from pipeline.training.plateau_advice import Progress, explain
@@ -36,7 +38,9 @@ class PlateauWatch:
             return None
         if self._unigram_loss is None:
             rows = self._recipe.evaluation.max_rows
-            self._unigram_loss = held_out_unigram_loss(self._recipe, self._corpus, rows, SAMPLE_ROWS)
+            baseline = held_out_baseline(self._recipe, self._corpus, rows, SAMPLE_ROWS)
+            # An objective without such a model has no plateau that is known.
+            self._unigram_loss = baseline.get("loss", math.inf)
         if loss < _OFF_PLATEAU * self._unigram_loss or self._was_told():
             return None
         self._run.add_event(

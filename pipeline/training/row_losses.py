@@ -1,7 +1,7 @@
 """The loss of every row, kept on the device until somebody looks: once per logging window, or after a fault.
 
 G is the number of rows of a step's global batch, which may differ between the phases of a run. A table,
-(2, G) float32, has each row's loss, summed over its predicted tokens, and their number; zeros where the row
+(2, G) float32, has each row's loss, summed over its predictions, and their number; zeros where the row
 is another process's, so that the sum of all processes' tables is the whole one.
 """
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data.batches import PhasedBatches
-from pipeline.data.masking import IGNORED_LABEL
 from pipeline.data.phases import phase_at
 from pipeline.processes.cluster import Cluster
 
@@ -25,8 +24,8 @@ class StepLosses:
     Attributes:
         step: as the logs count, from 1.
         rows: row numbers of its global batch, (G,).
-        sums: loss of each row in nats, summed over its predicted tokens, (G,).
-        counts: predicted tokens, (G,).
+        sums: loss of each row in nats, summed over its predictions, (G,).
+        counts: predictions, (G,).
     """
 
     step: int
@@ -36,7 +35,7 @@ class StepLosses:
 
     @property
     def mean(self) -> float:
-        """Mean over the step's predicted tokens."""
+        """Mean over the step's predictions."""
         return float(self.sums.sum() / self.counts.sum())
 
     def not_finite(self) -> list[int]:
@@ -44,7 +43,7 @@ class StepLosses:
         return sorted(set(self.rows[~np.isfinite(self.sums)].tolist()))
 
     def highest(self, limit: int) -> tuple[list[int], list[float]]:
-        """Rows with the highest means over their predicted tokens, and these, highest first."""
+        """Rows with the highest means over their predictions, and these, highest first."""
         means = self.sums / np.maximum(self.counts, 1.0)
         chosen = np.argsort(-means, kind="stable")[:limit]
         return self.rows[chosen].tolist(), means[chosen].tolist()
@@ -52,6 +51,8 @@ class StepLosses:
 
 class RowLosses:
     """Collects the tables of the steps of a logging window."""
+
+    name = "row_losses"
 
     def __init__(self, batches: PhasedBatches, device: torch.device) -> None:
         """For steps with these rows."""
@@ -65,13 +66,10 @@ class RowLosses:
         """An empty one for a step, counted from 0, (2, G)."""
         return torch.zeros(2, self._num_rows(step), device=self._device)
 
-    def enter(
-        self, table: torch.Tensor, step: int, micro_step: int, losses: torch.Tensor, labels: torch.Tensor
-    ) -> None:
-        """Enter a micro-batch: its rows' summed losses (B,), and its labels (B, K), on the device."""
+    def enter(self, table: torch.Tensor, step: int, micro_step: int, rows: torch.Tensor) -> None:
+        """Enter a micro-batch's rows, see Scored.rows, on the device."""
         places = self._places[phase_at(self.batches.phases, step)][micro_step]
-        counts = (labels != IGNORED_LABEL).sum(1)
-        table.index_copy_(1, places, torch.stack([losses.detach(), counts.to(losses)]))
+        table.index_copy_(1, places, rows)
 
     def keep(self, step: int, table: torch.Tensor) -> None:
         """Keep the table of a step, counted from 0, for the window."""

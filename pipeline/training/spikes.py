@@ -20,6 +20,8 @@ _LEAST_SIGMA = 0.002  # as a share of the usual loss: batches whose losses hardl
 class SpikeDetector:
     """Looks at the loss of one step after the other."""
 
+    name = "spikes"
+
     def __init__(self, sigmas: float | None) -> None:
         """A spike lies more than so many standard deviations above the usual loss; None: nothing does."""
         self.sigmas = sigmas

@@ -1,23 +1,19 @@
 """One optimizer step: forward and backward for each micro-batch, then the update."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pipeline.accounting.clock import span
-from pipeline.accounting.flops import ModelFlops
+from pipeline.accounting.flops import FlopCounter
 from pipeline.accounting.metrics import WindowSums
-from pipeline.config.schema import Recipe
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
 from pipeline.data.digest import add_digests
-from pipeline.engine import can_scale_loss_less, forward
-from pipeline.guidance.run import RunGuidance
-from pipeline.guidance.targets import Targets
-from pipeline.guidance.timer import SPAN as GUIDANCE_SPAN
+from pipeline.engine import PretrainingModule, can_scale_loss_less, total_loss
 from pipeline.processes.cluster import Cluster
 from pipeline.training.faults import Fault, find_fault
-from pipeline.training.learning_rate import learning_rate_at
 from pipeline.training.row_losses import RowLosses
 
 FORWARD_SPAN, BACKWARD_SPAN, OPTIMIZER_SPAN = "forward", "backward", "optimizer"
@@ -28,15 +24,13 @@ class StepTotals:
     """What all processes together put into a step.
 
     Attributes:
-        predicted: tokens predicted, the denominator of the objective.
+        counts: denominators of the losses and whatever else the batches count, by name.
         digest: of all rows, see data/digest.py.
-        valid_rows: rows with a target, per guidance pattern, (patterns,), in host memory.
         flags: how many processes raised each flag, in the order given to `StepRunner.run`.
     """
 
-    predicted: float
+    counts: dict[str, float]
     digest: int
-    valid_rows: torch.Tensor
     flags: list[int]
 
 
@@ -53,25 +47,31 @@ class StepOutcome:
     fault: Fault | None
 
 
+@dataclass
 class StepRunner:
-    """Takes optimizer steps with an engine."""
+    """Takes optimizer steps with an engine.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        cluster: Cluster,
-        engine: Any,
-        guidance: RunGuidance,
-        window: WindowSums,
-        row_losses: RowLosses,
-    ) -> None:
-        """`window` and `row_losses` get the sums and rows of steps without a fault."""
-        self.recipe, self.cluster, self.engine = recipe, cluster, engine
-        self.guidance, self.window, self.row_losses = guidance, window, row_losses
-        self._sums = WindowSums(window.allocation, cluster.device)
-        self._flops = ModelFlops.of(engine.module.model.config)
+    Attributes:
+        engine: around `module`.
+        module: what it trains.
+        learning_rate: of a step, which counts from 0.
+        window: gets the sums of steps without a fault.
+        row_losses: gets their rows.
+        cluster: the processes; all call `run`.
+    """
 
-    def run(self, step: int, micro_batches: list[MicroBatch], flags: list[bool]) -> StepOutcome:
+    engine: Any
+    module: PretrainingModule
+    learning_rate: Callable[[int], float]
+    window: WindowSums
+    row_losses: RowLosses
+    cluster: Cluster
+
+    def __post_init__(self) -> None:
+        """Know what a forward pass of each network costs."""
+        self._flops = FlopCounter(self.module.objective)
+
+    def run(self, step: int, micro_batches: list[Batch], flags: list[bool]) -> StepOutcome:
         """Take step number `step`, counted from 0.
 
         A loss or gradient that is not finite, on whatever process, leaves weights and optimizer as they are
@@ -83,80 +83,57 @@ class StepRunner:
             flags: what this process has to say to all (a wish to stop, a finished save); they travel with
                 the counts that the step needs anyway.
         """
-        guided = self.guidance.at(step)
-        with span(GUIDANCE_SPAN):
-            targets = [self.guidance.targets(batch, guided) for batch in micro_batches]
-        predicted = sum(batch.num_predictions for batch in micro_batches)
-        digest = add_digests(*(batch.digest for batch in micro_batches))
-        totals = self._agree(predicted, digest, targets, flags)
-        learning_rate = learning_rate_at(self.recipe, step)
+        for batch in micro_batches:
+            self.module.prepare(batch, step)
+        totals = self._agree(micro_batches, flags)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        device = self.cluster.device
-        # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
-        shares = len(micro_batches) * self.cluster.world_size
-        self._sums.clear()
-        table = self.row_losses.new_table(step)
-        for micro_step, (batch, target) in enumerate(zip(micro_batches, targets)):
-            on_device = batch.to(device)
+            group["lr"] = self.learning_rate(step)
+        sums, table = WindowSums(self.cluster.device), self.row_losses.new_table(step)
+        for micro_step, batch in enumerate(micro_batches):
             with span(FORWARD_SPAN):
-                total, losses, correct, terms = forward(
-                    self.engine, on_device, guided, None if target is None else target.to(device)
-                )
-            self.row_losses.enter(table, step, micro_step, losses, on_device.labels)
-            self._sums.add(loss=losses.double().sum(), correct=correct)
-            objective = total / totals.predicted
-            if guided.layers:
-                with span(GUIDANCE_SPAN):
-                    guidance = self.guidance.loss(guided, terms.errors, totals.valid_rows)
-                    self.guidance.measure(step, terms)
-                objective = objective + guidance
-                self._sums.add_guidance(guided, terms)
-                self._sums.add(guidance_loss=guidance)
+                scored = self.engine(batch.to(self.cluster.device), step, totals.counts)
+            self.row_losses.enter(table, step, micro_step, scored.rows)
+            sums.add({**batch.counts, **scored.sums, "flops": self._flops(batch)})
+            # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
+            loss = total_loss(scored, totals.counts)
             with span(BACKWARD_SPAN):
-                self.engine.backward(_nan_unless_finite(objective) * shares)
+                self.engine.backward(
+                    _nan_unless_finite(loss) * (len(micro_batches) * self.cluster.world_size)
+                )
             with span(OPTIMIZER_SPAN):
                 self.engine.step()
-        self._sums.add(
-            predicted=predicted,
-            positions=sum(batch.input_ids.numel() for batch in micro_batches),
-            tokens=sum(int(batch.lengths.sum()) for batch in micro_batches),
-            flops=sum(self._flops.of_training(batch) for batch in micro_batches),
-            # Counted once, on one process, so that the sums of a window do not depend on their number.
-            steps=int(self.cluster.is_main),
-        )
-        fault = self._find_fault(step, table)
-        if fault is None:
-            self.window.add_sums(self._sums)
-            self.window.add_digest(step, totals.digest)
-            self.row_losses.keep(step, table)
-        else:
-            self.window.add(skipped_steps=int(self.cluster.is_main))
-        return StepOutcome(totals.flags, fault)
+        return StepOutcome(totals.flags, self._keep(step, sums, table, totals.digest))
 
-    def _agree(
-        self, predicted: int, digest: int, targets: list[Targets | None], flags: list[bool]
-    ) -> StepTotals:
+    def _agree(self, micro_batches: list[Batch], flags: list[bool]) -> StepTotals:
         """Sum the step's counts and flags over all processes, in host memory."""
-        counts = torch.tensor([float(predicted), float(digest), *map(float, flags)], dtype=torch.float64)
-        summed = self.cluster.sum(torch.cat([counts, self.guidance.count_valid(targets)]))
-        end = 2 + len(flags)
+        names = sorted(micro_batches[0].counts)
+        counts = [sum(batch.counts[name] for batch in micro_batches) for name in names]
+        digest = add_digests(*(batch.digest for batch in micro_batches))
+        mine = torch.tensor([float(digest), *map(float, flags), *counts], dtype=torch.float64)
+        digests, *summed = self.cluster.sum(mine).tolist()
         return StepTotals(
-            predicted=summed[0].item(),
-            digest=add_digests(round(summed[1].item())),
-            valid_rows=summed[end:],
-            flags=[round(count) for count in summed[2:end].tolist()],
+            counts=dict(zip(names, summed[len(flags) :])),
+            digest=add_digests(round(digests)),
+            flags=[round(count) for count in summed[: len(flags)]],
         )
 
-    def _find_fault(self, step: int, table: torch.Tensor) -> Fault | None:
-        """Why the engine has not updated, if so, which it knows from the gradient norm of all processes.
+    def _keep(self, step: int, sums: WindowSums, table: torch.Tensor, digest: int) -> Fault | None:
+        """Take a step into the window, or only count it and say why there was no update.
 
-        Only then are the rows' losses looked at, which waits for the device.
+        The engine knows from the gradient norm of all processes whether there was one. Only if not are the
+        rows' losses read, which waits for the device.
         """
-        if self.engine.was_step_applied():
-            return None
-        losses = self.row_losses.gather(step, table, self.cluster)
-        return find_fault(losses, is_loss_scaled=can_scale_loss_less(self.engine))
+        # Counted once, on one process, so that the sums of a window do not depend on their number.
+        one = int(self.cluster.is_main)
+        if not self.engine.was_step_applied():
+            self.window.add({"skipped_steps": one})
+            losses = self.row_losses.gather(step, table, self.cluster)
+            return find_fault(losses, is_loss_scaled=can_scale_loss_less(self.engine))
+        self.window.add_sums(sums)
+        self.window.add({"steps": one})
+        self.window.add_digest(step, digest)
+        self.row_losses.keep(step, table)
+        return None
 
 
 def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
@@ -16,23 +17,33 @@ from pipeline.processes.stop import StopRequest
 from pipeline.processes.watch import Watch, is_lost_connection, is_machine_fault
 from pipeline.runs.run_dir import RunDir, describe_environment
 from pipeline.runs.start import Start, StartOptions, choose_start
-from pipeline.training.trainer import Trainer
+from pipeline.training.assembly import assemble
+from pipeline.training.trainer import Surroundings
 
 logger = logging.getLogger(__name__)
 
 
-def train(
-    recipe_name: str,
-    overrides: list[str],
-    options: StartOptions,
-    stop_at: int | None,
-    stop_signal: str | None,
-    profile_steps: int | None,
-    cluster: Cluster,
-) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the command line says beside the recipe.
+
+    Attributes:
+        start: about starting.
+        stop_at: save and stop after this step.
+        stop_signal: one more signal that means: save and stop.
+        profile_steps: how many steps are profiled.
+    """
+
+    start: StartOptions = StartOptions()
+    stop_at: int | None = None
+    stop_signal: str | None = None
+    profile_steps: int | None = None
+
+
+def train(recipe_name: str, overrides: list[str], options: TrainOptions, cluster: Cluster) -> bool:
     """Run a recipe, from scratch or from where it was; True when it is done, False when it was stopped."""
     stop = StopRequest()
-    stop.listen(stop_signal)
+    stop.listen(options.stop_signal)
     try:
         cluster.start()
         world = World(world_size=cluster.world_size, on_cuda=cluster.device.type == "cuda")
@@ -43,7 +54,7 @@ def train(
     except dist.DistError as error:
         raise LostProcessError(f"the processes did not find each other: {error}") from error
     try:
-        done = _train(recipe, run, options, stop, stop_at, profile_steps, watch, world, cluster)
+        done = _train(Surroundings(recipe, run, cluster, watch), options, stop)
         cluster.gather(None)  # nobody leaves while another still needs it
     except Exception as error:
         if cluster.world_size > 1 and is_lost_connection(error):
@@ -60,24 +71,15 @@ def train(
     return done
 
 
-def _train(
-    recipe: Recipe,
-    run: RunDir,
-    options: StartOptions,
-    stop: StopRequest,
-    stop_at: int | None,
-    profile_steps: int | None,
-    watch: Watch,
-    world: World,
-    cluster: Cluster,
-) -> bool:
+def _train(around: Surroundings, options: TrainOptions, stop: StopRequest) -> bool:
+    recipe, run, cluster, stop_at = around.recipe, around.run, around.cluster, options.stop_at
     template, _ = read_template(recipe.train.deepspeed)
     deepspeed_config = resolve(recipe, template, cluster.world_size)
 
     def decide() -> Start:
         run.lock.acquire()
         environment = describe_environment(recipe, deepspeed_config, cluster.world_size)
-        return choose_start(run, recipe, options, environment, zero_stage(template))
+        return choose_start(run, recipe, options.start, environment, zero_stage(template))
 
     start = cluster.on_main(decide)
     if stop_at is not None and start.step >= stop_at:
@@ -86,7 +88,7 @@ def _train(
         cluster.on_main(lambda: _note_done(run, start.step))
         logger.info("%s is done: %d of %d steps", run.path, start.step, recipe.train.num_steps)
         return True
-    trainer = Trainer(recipe, run, cluster, watch, deepspeed_config, start, profile_steps)
+    trainer = assemble(around, deepspeed_config, start, options.profile_steps)
     try:
         return trainer.run_steps(stop, stop_at)
     finally:

@@ -1,17 +1,20 @@
 """What a run tells while it trains, in metrics.jsonl and on the terminal, and what that is counted from."""
 
 import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pipeline.accounting.device_peaks import peak_of
-from pipeline.accounting.metrics import MetricsLog, WindowSums
+from pipeline.accounting.metrics import MetricsLog, WindowSums, values_of
 from pipeline.accounting.resident import resident_peak_bytes
 from pipeline.config.schema import Recipe
 from pipeline.data.batches import PhasedBatches
 from pipeline.data.phases import phase_at
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.objectives import load_objective
+from pipeline.objectives.protocol import Regularizer
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir
 from pipeline.training.learning_rate import learning_rate_at
@@ -24,6 +27,8 @@ logger = logging.getLogger(__name__)
 class TrainingLog:
     """Lines of a run. Every process calls the same methods; the main one writes."""
 
+    name = "log"
+
     def __init__(
         self,
         recipe: Recipe,
@@ -31,9 +36,12 @@ class TrainingLog:
         cluster: Cluster,
         window: WindowSums,
         batches: PhasedBatches,
+        regularizers: Sequence[Regularizer] = (),
     ) -> None:
-        """Of a run whose steps train `batches` and add to `window`."""
+        """Of a run whose steps train `batches` and add to `window`; `regularizers` have lines of their own."""
         self.recipe, self.run, self.cluster, self.window = recipe, run, cluster, window
+        self._regularizers = regularizers
+        self._objective = load_objective(recipe.objective.kind)
         self.timings = Timings(cluster.device)
         self._batches = batches
         self._peak = peak_of(cluster.device, recipe.train.precision)
@@ -61,32 +69,33 @@ class TrainingLog:
         if self._progress is not None:
             self._progress.step_done()
 
-    def write_training(self, step: int, guided: GuidedStep, gradient_norm: float | None) -> None:
+    def write_training(self, step: int, gradient_norm: float | None) -> None:
         """Write the line of the window that ends after `step` steps, and begin a new one.
 
         Args:
             step: number of steps taken.
-            guided: what guidance did in the last one.
             gradient_norm: of the last one, before clipping; None if it had no gradient.
         """
         with self.timings.counted():
-            totals = self.window.take(self.cluster)
+            digest = f"{self.window.digest:016x}"
+            totals = defaultdict(lambda: torch.zeros(()), self.window.take(self.cluster))
             peak_memory = max(self.cluster.gather(peak_memory_bytes(self.cluster.device)))
-        self._tokens += totals["tokens"]
+        self._tokens += round(float(totals["tokens"]))
         line = {
-            **_without(totals, "steps", "predicted", "positions", "flops"),
+            **values_of(self._objective.metrics, totals, held_out=False),
             "step": step,
             "phase": phase_at(self._batches.phases, step - 1),
             "epoch": self._batches.part_of(step - 1).epochs_before(step),
+            "skipped_steps": round(float(totals["skipped_steps"])),
+            "rows_digest": digest,
             "tokens": self._tokens,
-            "guidance_weight": guided.weight,
-            "guidance_bias": guided.bias,
-            "guided_layers": len(guided.layers),
             "learning_rate": learning_rate_at(self.recipe, step - 1),
             "gradient_norm": gradient_norm,
-            **self._speed(totals),
+            **self._speed({name: float(value) for name, value in totals.items() if value.ndim == 0}),
             "peak_memory_bytes": peak_memory,
         }
+        for regularizer in self._regularizers:
+            line |= regularizer.line(step - 1, totals)
         with self.timings.counted():  # of the next window
             if self._metrics is not None and self._progress is not None:
                 self._metrics.write("train", line)
@@ -107,16 +116,16 @@ class TrainingLog:
         self._tokens = state["tokens"]
         self.timings.restore(state["times"])
 
-    def _speed(self, totals: dict[str, Any]) -> dict[str, float | None]:
+    def _speed(self, totals: Mapping[str, float]) -> dict[str, float | None]:
         """Rates over the window and shares of it, from its totals over all processes."""
-        times, steps = self.timings.take(), totals["steps"]
-        flops_per_second = totals["flops"] / times.total
+        times, steps = self.timings.take(), totals.get("steps", 0.0)
+        flops_per_second = totals.get("flops", 0.0) / times.total
         per_device = flops_per_second / self.cluster.world_size
         on_cuda = self.cluster.device.type == "cuda"
         return {
-            "tokens_per_second": totals["tokens"] / times.total,
-            "positions_per_second": totals["positions"] / times.total,
-            "predicted_per_second": totals["predicted"] / times.total,
+            "tokens_per_second": totals.get("tokens", 0.0) / times.total,
+            "positions_per_second": totals.get("positions", 0.0) / times.total,
+            "predicted_per_second": totals.get(self._objective.metrics[0].per, 0.0) / times.total,
             "model_flops_per_second": flops_per_second,
             "mfu": None if self._peak is None else per_device / self._peak,
             "step_seconds": times.total / steps if steps else None,
@@ -133,7 +142,3 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resident_peak_bytes()
-
-
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}

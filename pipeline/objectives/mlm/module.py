@@ -1,13 +1,18 @@
 """Masked language modelling (Devlin et al. 2019), with the output layer on the predicted tokens only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
+from pipeline.data.batches import Batch
+from pipeline.data.masking import IGNORED_LABEL
+from pipeline.encoder.inputs import encoder_inputs
 from pipeline.objectives.linear_cross_entropy import OutputLayer
+from pipeline.objectives.protocol import Pass, Scored, Term
 
 # Each family's prediction head: what it does to hidden states, and the output layer after it.
 _HEADS = {
@@ -19,7 +24,7 @@ SUPPORTED_FAMILIES = tuple(_HEADS)
 
 
 class MaskedLanguageModeling(nn.Module):
-    """The cross-entropies of the masked tokens of a micro-batch."""
+    """The cross-entropies of the masked tokens of a batch. It has one network, `model`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """`model` is a transformers `...ForMaskedLM` of a supported family."""
@@ -30,34 +35,36 @@ class MaskedLanguageModeling(nn.Module):
         # Not as submodules: they are the model's, and would have two names.
         self._head: tuple[Any, Any] = (transform, decoder)
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        positions: torch.Tensor,
-        labels: torch.Tensor,
-        **inputs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Score a micro-batch.
+    @property
+    def networks(self) -> dict[str, PreTrainedModel]:
+        """See ObjectiveModule."""
+        return {"model": self.model}
 
-        Args:
-            input_ids: corrupted tokens, (B, T).
-            attention_mask: 1 for real tokens, (B, T), None when there is no padding; or what
-                `attention_within_documents` gives for it.
-            positions: columns to predict, (B, K).
-            labels: original tokens there, (B, K), IGNORED_LABEL where there is none.
-            inputs: further ones of the model, such as position_ids.
-
-        Returns:
-            The sum of the cross-entropies in nats, float32, differentiable; each row's sum, (B,) float32, not
-            differentiable; the number of tokens guessed right.
-        """
-        hidden = self.model.base_model(input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+    def forward(self, batch: Batch, step: int | None) -> Scored:
+        """See ObjectiveModule: the masked tokens' losses in nats, and how many were guessed right."""
+        del step
+        positions, labels = batch.columns["positions"], batch.columns["labels"]
+        corrupted = batch.input_ids.scatter(1, positions, batch.columns["replacements"])
+        inputs = encoder_inputs(self.model, batch)
+        hidden = self.model.base_model(corrupted, **inputs).last_hidden_state
         index = positions[..., None].expand(-1, -1, hidden.shape[-1])
         transform, decoder = self._head
         predicted = transform(hidden.gather(1, index).flatten(0, 1))
         total, losses, is_right = decoder(predicted, labels.flatten())
-        return total, losses.view_as(labels).sum(1), is_right.sum()
+        by_row = losses.view_as(labels).sum(1)
+        return Scored(
+            terms={"mlm": Term(total, "predicted")},
+            rows=torch.stack([by_row, (labels != IGNORED_LABEL).sum(1).to(by_row)]),
+            sums={"loss": by_row.double().sum(), "correct": is_right.sum()},
+        )
+
+    def passes(self, batch: Batch) -> Sequence[Pass]:
+        """See ObjectiveModule."""
+        return [Pass("model", batch.counts["predicted"], self.model.config.vocab_size)]
+
+    def exports(self) -> dict[str, tuple[str, type]]:
+        """See ObjectiveModule."""
+        return {"model": ("model", AutoModelForMaskedLM)}
 
 
 class _RobertaTransform:

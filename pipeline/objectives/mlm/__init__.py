@@ -1,0 +1,1 @@
+"""Masked language modelling (Devlin et al. 2019)."""
