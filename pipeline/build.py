@@ -99,9 +99,9 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
         network = objective.networks[name]
         guided.append(build_guidance(recipe, corpus, network, lengths, f"{prefix}guidance"))
     for network in objective.networks.values():
-        taps = next((one.guide.taps for one in guided if one.network is network), None)
-        if taps is not None:
-            install_taps(network, taps)
+        # Without guided heads nothing is watched, so that the family need not be one that can be.
+        guides = [one.guide for one in guided if one.network is network and one.guide.allocation.guided_layers]
+        install_taps(network, list(zip(*(guide.taps for guide in guides))))
     return PretrainingModule(objective, guided)
 
 

@@ -47,6 +47,11 @@ class PretrainingModule(nn.Module):
         for regularizer in self.regularizers:
             regularizer.prepare(batch, step)
 
+    def rest(self) -> None:
+        """Let the regularizers do nothing in forward passes of a single network, until the next batch."""
+        for regularizer in self.regularizers:
+            regularizer.rest()
+
     def forward(self, batch: Batch, step: int | None, totals: Mapping[str, float]) -> Scored:
         """Score a batch.
 

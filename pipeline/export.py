@@ -22,7 +22,6 @@ from pipeline.data.corpus import CorpusSplit
 from pipeline.encoder.model import usable_positions
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.evaluation.quiet import quiet_transformers
-from pipeline.guidance.schedule import GuidedStep
 from pipeline.runs.run_dir import RunDir
 from pipeline.tokenizer import auto_tokenizer, first_difference, row_texts
 from pipeline.weights import TrainedRun, load_trained_run
@@ -118,7 +117,7 @@ def _check_logits(trained: TrainedRun, directory: Path) -> None:
     batcher = trained.corpus.batcher(trained.recipe, "valid")
     batch = next(evaluation_batches(batcher, _CHECKED_ROWS, _CHECKED_ROWS, rank=0, world_size=1))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask()}
-    trained.module.guide.watch(GuidedStep(), None, training=False)
+    trained.module.rest()
     difference = (reopened(**inputs).logits - trained.module.model(**inputs).logits).abs().max().item()
     if not difference <= 0.0:  # also when it is not a number
         raise CheckpointError(f"the exported model's logits differ from the run's by up to {difference:g}")

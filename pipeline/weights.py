@@ -15,6 +15,9 @@ from pipeline.checkpoints.manifest import MANIFEST_NAME, newest_usable, read_che
 from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError
+from pipeline.guidance.allocation import Allocation
+from pipeline.objectives import load_objective
+from pipeline.objectives.protocol import Objective
 from pipeline.runs.located_corpus import read_located_recipe
 from pipeline.runs.run_dir import RunDir
 
@@ -74,6 +77,17 @@ class TrainedRun:
     corpus: Corpus
     module: PretrainingModule
     step: int
+
+    @property
+    def objective(self) -> Objective:
+        """What it learned."""
+        return load_objective(self.recipe.objective.kind)
+
+    @property
+    def allocation(self) -> Allocation:
+        """The guided heads of the network that is evaluated; of no layer where none is."""
+        guides = [one.guide for one in self.module.regularizers if one.name == "guidance"]
+        return guides[0].allocation if guides else Allocation(())
 
 
 def load_trained_run(

@@ -30,7 +30,10 @@ from pipeline.encoder.model import (
     model_config,
 )
 from pipeline.errors import DataError
+from pipeline.objectives import load_objective
+from pipeline.objectives.protocol import Facts
 
+_ANY_LENGTH = 512  # of rows, where no corpus says it
 _NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder
     "num_hidden_layers": "write model.num_layers instead",
     "hidden_size": "write model.hidden_size instead",
@@ -96,7 +99,25 @@ def check_recipe(recipe: Recipe, world: World, assumed: AssumedCorpus | None = N
     problems += model_problems
     if config is not None:
         problems += check_guided_heads(recipe, config, set(row_lengths.values()))
-    return problems
+    return [*problems, *_check_objective(recipe, config, vocabulary, row_lengths)]
+
+
+def _check_objective(
+    recipe: Recipe,
+    config: PretrainedConfig | None,
+    vocabulary: Vocabulary | None,
+    row_lengths: dict[str, int],
+) -> Iterator[Problem]:
+    objective = load_objective(recipe.objective.kind)
+    for name in recipe.guidance.networks or []:
+        if name not in objective.networks:
+            yield Problem(
+                ("guidance.networks", "objective.kind"),
+                f"{name!r} is no network of {recipe.objective.kind}; it has {', '.join(objective.networks)}",
+            )
+    longest = recipe.model.max_positions or max(row_lengths.values(), default=_ANY_LENGTH)
+    facts = Facts(vocabulary=vocabulary or stand_in_vocabulary(8), positions=longest, config=config)
+    yield from objective.check(recipe, facts)
 
 
 def _overlap(key: str, other: str) -> bool:
@@ -116,12 +137,6 @@ def _check_steps(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(
             ("schedule.decay", "schedule.kind"),
             f"has no effect with kind {recipe.schedule.kind!r}; remove it, or write kind: wsd",
-        )
-    objective = recipe.objective
-    if objective.mask_share + objective.random_share > 1.0:
-        yield Problem(
-            ("objective.mask_share", "objective.random_share"),
-            f"add up to {objective.mask_share + objective.random_share:g}; at most 1.0 can be replaced",
         )
     keep, every = recipe.checkpoint.keep_every_steps, recipe.checkpoint.every_steps
     if keep is not None and keep % every:
@@ -219,7 +234,7 @@ def _open_model(
     # Without a corpus the vocabulary is unknown; any will do to look at layers and heads.
     try:
         config = model_config(
-            section, vocabulary or stand_in_vocabulary(8), max(row_lengths.values(), default=512)
+            section, vocabulary or stand_in_vocabulary(8), max(row_lengths.values(), default=_ANY_LENGTH)
         )
         with torch.device("meta"):  # builds the model without memory, so that no value fails later
             AutoModelForMaskedLM.from_config(config)

@@ -6,22 +6,16 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
-from pipeline.data.batches import MicroBatch
 from pipeline.data.corpus import CorpusSplit
-from pipeline.data.documents import Documents
-from pipeline.data.masking import IGNORED_LABEL
-from pipeline.encoder.attention import add_to_mask, install_taps
+from pipeline.encoder.attention import AttentionInputs, add_to_mask, tapped
 from pipeline.encoder.attention_scope import spans_mask
-from pipeline.engine import forward
-from pipeline.guidance.guide import AttentionGuide
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.engine import PretrainingModule
 
 logger = logging.getLogger(__name__)
 _MIN_TOKENS, _MAX_TOKENS = 12, 28  # legible in a figure
@@ -32,23 +26,16 @@ class AttentionRecorder:
     """An attention tap that keeps its layer's probabilities (heads, N, N); for a single short sentence."""
 
     adds_bias = False
+    needs_hidden = False
 
     def __init__(self) -> None:
         """Nothing recorded."""
         self.probs = np.zeros((0, 0, 0), np.float32)
 
-    def observe(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        scaling: float,
-        mask: torch.Tensor | None,
-        spans: torch.Tensor | None,
-    ) -> None:
+    def observe(self, inputs: AttentionInputs) -> None:
         """See AttentionTap."""
-        scores = query.float() @ key.float().transpose(-1, -2) * scaling
-        if spans is not None:
-            mask = spans_mask(spans)
+        scores = inputs.query.float() @ inputs.key.float().transpose(-1, -2) * inputs.scaling
+        mask = inputs.mask if inputs.spans is None else spans_mask(inputs.spans)
         if mask is not None:  # a local window, or documents
             scores += add_to_mask(mask, torch.zeros_like(scores))
         self.probs = scores.softmax(-1)[0].cpu().numpy()
@@ -82,26 +69,26 @@ def pick_sentence(split: CorpusSplit, sep_id: int) -> npt.NDArray[np.int64]:
 
 @torch.no_grad()
 def record_attention(
-    module: nn.Module, model: PreTrainedModel, guide: AttentionGuide, token_ids: npt.NDArray[np.int64]
+    engine: Any, module: PretrainingModule, token_ids: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """Attention in a sentence (N,), (layers, heads, N, N). All processes must call this.
+    """Attention of the evaluated network in a sentence (N,), (layers, heads, N, N). All processes call this.
 
     Args:
-        module: a PretrainingModule, bare or inside an engine.
-        model: the transformers model inside it.
-        guide: the model's, whose taps are put back afterwards.
+        engine: the module, or an engine around it.
+        module: with the network, whose attention must be one that can be watched.
         token_ids: the sentence.
     """
-    recorders, was_training = [AttentionRecorder() for _ in guide.taps], module.training
-    install_taps(model, recorders)
-    module.eval()
+    model, was_training = module.model, engine.training
+    recorders = [AttentionRecorder() for _ in range(model.config.num_hidden_layers)]
+    module.rest()
+    engine.eval()
+    inputs = torch.from_numpy(token_ids)[None].to(next(model.parameters()).device)
     try:
         # Not worth a graph of its own, in a run whose blocks are compiled.
-        with torch.compiler.set_stance("force_eager"):
-            forward(module, _batch_of(token_ids).to(next(model.parameters()).device), GuidedStep(), None)
+        with tapped(model, [[recorder] for recorder in recorders]), torch.compiler.set_stance("force_eager"):
+            model.base_model(inputs)
     finally:
-        install_taps(model, guide.taps)
-        module.train(was_training)
+        engine.train(was_training)
     return np.stack([recorder.probs for recorder in recorders])
 
 
@@ -127,14 +114,3 @@ def read_snapshots(directory: Path) -> list[Snapshot]:
             logger.warning("%s is damaged; the report does without it", path)
     return snapshots
 
-
-def _batch_of(token_ids: npt.NDArray[np.int64]) -> MicroBatch:
-    lengths = torch.tensor([len(token_ids)])
-    return MicroBatch(
-        input_ids=torch.from_numpy(token_ids)[None],
-        lengths=lengths,
-        documents=Documents.one_per_row(lengths, len(token_ids)),
-        positions=torch.zeros(1, 1, dtype=torch.long),
-        labels=torch.full((1, 1), IGNORED_LABEL),
-        full=True,
-    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.encoder.attention import AttentionInputs
 from pipeline.guidance.bias import target_bias
 from pipeline.guidance.row_terms import LossForm, row_terms
 from pipeline.guidance.targets import Targets
@@ -26,6 +27,8 @@ class LayerGuide:
         seen: result of the pass: errors and mass of the looked-at rows, both (B, H, ceil(N / row_stride)).
     """
 
+    needs_hidden = False
+
     def __init__(self, pattern_of_head: Sequence[int]) -> None:
         """Of a layer whose heads from 0 up have these patterns."""
         self.pattern_of_head = list(pattern_of_head)
@@ -43,29 +46,22 @@ class LayerGuide:
         """See AttentionTap."""
         return self.bias_strength is not None
 
-    def observe(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        scaling: float,
-        mask: torch.Tensor | None,
-        spans: torch.Tensor | None,
-    ) -> None:
+    def observe(self, inputs: AttentionInputs) -> None:
         """See AttentionTap."""
         if not self.looks or self.targets is None:
             return
         num_heads = len(self.pattern_of_head)
         terms = row_terms(
-            query[:, :num_heads],
-            key[:, :num_heads],
-            scaling,
-            mask,
+            inputs.query[:, :num_heads],
+            inputs.key[:, :num_heads],
+            inputs.scaling,
+            inputs.mask,
             self.targets,
             self.pattern_of_head,
             self.form,
             self.first_row,
             self.row_stride,
-            spans,
+            inputs.spans,
         )
         if self.collects:
             self.seen = terms

@@ -81,6 +81,10 @@ class RunGuidance:
             sums[f"{self.name}_loss"], added[self.name] = loss.detach(), Term(loss, None)
         return scored._replace(terms=scored.terms | added, sums=scored.sums | sums)
 
+    def rest(self) -> None:
+        """See Regularizer."""
+        self.guide.watch(GuidedStep(), None, training=False)
+
     def after_step(self, step: int, cluster: Cluster) -> dict[str, Any] | None:
         """See Regularizer: whether the patterns have just formed, and with what mean attention on target."""
         if not self.formation.is_due(step):

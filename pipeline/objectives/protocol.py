@@ -161,32 +161,6 @@ class Score(Protocol):
         ...
 
 
-class Regularizer(Protocol):
-    """Something that adds to an objective's loss, such as guidance.
-
-    Attributes:
-        name: of its state in a checkpoint.
-    """
-
-    name: str
-
-    def prepare(self, batch: Batch, step: int | None) -> None:
-        """Add columns and counts to a batch in host memory, before counts are summed over all processes."""
-        ...
-
-    def around(self, score: Score, batch: Batch, step: int | None, totals: Mapping[str, float]) -> Scored:
-        """Score a batch on the device and add terms and sums; `totals` are the global batch's counts."""
-        ...
-
-    def after_step(self, step: int, cluster: "Cluster") -> dict[str, Any] | None:
-        """After a step on every process: an event of the run, with its `kind`, or None."""
-        ...
-
-    def line(self, step: int | None, totals: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Fields of metrics.jsonl, from a window's sums; `step` is the last one's, None in an evaluation."""
-        ...
-
-
 class Stateful(Protocol):
     """Something that a checkpoint must remember. The state is the same on all processes but for tensors in
     those with a `merge`, which are the processes' shares of a sum.
@@ -200,4 +174,28 @@ class Stateful(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
+        ...
+
+
+class Regularizer(Stateful, Protocol):
+    """Something that adds to an objective's loss, such as guidance."""
+
+    def prepare(self, batch: Batch, step: int | None) -> None:
+        """Add columns and counts to a batch in host memory, before counts are summed over all processes."""
+        ...
+
+    def around(self, score: Score, batch: Batch, step: int | None, totals: Mapping[str, float]) -> Scored:
+        """Score a batch on the device and add terms and sums; `totals` are the global batch's counts."""
+        ...
+
+    def rest(self) -> None:
+        """Do nothing in forward passes until the next `around`."""
+        ...
+
+    def after_step(self, step: int, cluster: "Cluster") -> dict[str, Any] | None:
+        """After a step on every process: an event of the run, with its `kind`, or None."""
+        ...
+
+    def line(self, step: int | None, totals: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Fields of metrics.jsonl, from a window's sums; `step` is the last one's, None in an evaluation."""
         ...

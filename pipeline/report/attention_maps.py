@@ -33,7 +33,7 @@ def attend_to_sentence(trained: TrainedRun) -> SentenceAttention:
     """Run the model on a short held-out piece of text, and read what it looked at earlier."""
     split = CorpusSplit(trained.corpus.path, "valid", trained.corpus.manifest)
     token_ids = pick_sentence(split, trained.corpus.vocabulary.sep_id)
-    now = record_attention(trained.module, trained.module.model, trained.module.guide, token_ids)
+    now = record_attention(trained.module, trained.module, token_ids)
     kept = [
         snapshot
         for snapshot in read_snapshots(trained.run.attention)

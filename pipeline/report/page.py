@@ -11,7 +11,7 @@ import yaml
 from data_prep.files import write_atomically
 from pipeline.data.batches import rows_evaluated
 from pipeline.errors import CheckpointError
-from pipeline.evaluation.unigram import held_out_unigram_loss
+from pipeline.evaluation.baseline import held_out_baseline
 from pipeline.report import figures
 from pipeline.report.attention_maps import attend_to_sentence
 from pipeline.runs.run_dir import read_json_lines
@@ -43,9 +43,9 @@ def _draw_all(
     trained: TrainedRun, train: figures.Lines, valid: figures.Lines, directory: Path
 ) -> list[dict[str, str]]:
     """Draw every figure that this run has something for; returns file names and captions."""
-    allocation = trained.module.guide.allocation
+    allocation = trained.allocation
     names = allocation.names
-    unigram = held_out_unigram_loss(trained.recipe, trained.corpus, trained.recipe.evaluation.max_rows)
+    baseline = held_out_baseline(trained.recipe, trained.corpus, trained.recipe.evaluation.max_rows)
     drawn = []
 
     def caption(name: str, text: str) -> Path:
@@ -53,7 +53,7 @@ def _draw_all(
         return directory / name
 
     figures.draw_loss(
-        caption("loss.png", "Loss, and what knowing only token frequencies gives."), train, valid, unigram
+        caption("loss.png", "Loss, and what knowing only token frequencies gives."), train, valid, baseline.get("loss")
     )
     if names:
         text = "Held-out attention mass on target, by layer and step."

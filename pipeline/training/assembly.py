@@ -8,6 +8,7 @@ from pipeline.accounting.metrics import WindowSums
 from pipeline.build import Corpus, build_batches, build_pretraining_module
 from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.config.deepspeed_json import zero_stage
+from pipeline.encoder.attention import why_not_tapped
 from pipeline.encoder.compilation import compile_blocks_if_possible, wants_compilation
 from pipeline.engine import PretrainingModule, start_engine
 from pipeline.evaluation.attention_snapshot import (
@@ -71,7 +72,9 @@ def assemble(
         return evaluate_held_out(engine, module, metrics, valid, rows, cluster)
 
     def keep_snapshot(step: int) -> None:
-        probs = record_attention(engine, module.model, sentence)
+        if why_not_tapped(module.model) is not None:
+            return
+        probs = record_attention(engine, module, sentence)
         cluster.on_main(lambda: write_snapshot(run.attention, Snapshot(step, probs)))
 
     def add_event(kind: str, **details: object) -> None:

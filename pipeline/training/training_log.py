@@ -36,11 +36,10 @@ class TrainingLog:
         cluster: Cluster,
         window: WindowSums,
         batches: PhasedBatches,
-        regularizers: Sequence[Regularizer] = (),
     ) -> None:
-        """Of a run whose steps train `batches` and add to `window`; `regularizers` have lines of their own."""
+        """Of a run whose steps train `batches` and add to `window`; `regularizers` add fields to its lines."""
         self.recipe, self.run, self.cluster, self.window = recipe, run, cluster, window
-        self._regularizers = regularizers
+        self.regularizers: Sequence[Regularizer] = ()
         self._objective = load_objective(recipe.objective.kind)
         self.timings = Timings(cluster.device)
         self._batches = batches
@@ -94,7 +93,7 @@ class TrainingLog:
             **self._speed({name: float(value) for name, value in totals.items() if value.ndim == 0}),
             "peak_memory_bytes": peak_memory,
         }
-        for regularizer in self._regularizers:
+        for regularizer in self.regularizers:
             line |= regularizer.line(step - 1, totals)
         with self.timings.counted():  # of the next window
             if self._metrics is not None and self._progress is not None:

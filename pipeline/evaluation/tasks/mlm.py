@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.data.batches import rows_evaluated
 from pipeline.errors import UsageError
+from pipeline.evaluation.baseline import held_out_baseline
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
-from pipeline.evaluation.unigram import held_out_unigram_loss
 from pipeline.processes.cluster import Cluster
 
 _UNIT = "held-out"
@@ -35,15 +35,15 @@ class HeldOut:
         """Of the checkpoint, as it would be exported."""
         cluster = Cluster.single()
         trained = self._encoder.load_run(cluster.device)
-        recipe, corpus = trained.recipe, trained.corpus
+        recipe, corpus, module = trained.recipe, trained.corpus, trained.module
         batcher = corpus.batcher(recipe, "valid")
-        batch_size = recipe.train.micro_batch_size
-        module, guide = trained.module, trained.module.guide
-        measured = evaluate_held_out(module, guide, batcher, self._max_rows, batch_size, cluster)
+        rows = self._max_rows, recipe.train.micro_batch_size
+        measured = evaluate_held_out(module, module, trained.objective.metrics, batcher, rows, cluster)
+        baseline = held_out_baseline(recipe, corpus, self._max_rows)
         return {
             "rows": rows_evaluated(batcher.split.num_rows, self._max_rows),
             **measured,
-            "unigram_loss": held_out_unigram_loss(recipe, corpus, self._max_rows),
+            **{f"unigram_{name}": value for name, value in baseline.items()},
         }
 
     def summarize(self, measured: Mapping[str, Measured]) -> Summary:

@@ -13,6 +13,7 @@ import pipeline.encoder.attention
 import pipeline.encoder.attention_scope
 import pipeline.encoder.compilation
 from pipeline.data.batches import MicroBatch
+from pipeline.encoder.attention import add_taps
 from pipeline.encoder.compilation import (
     CAN_RECOMPUTE,
     compile_blocks,
@@ -26,6 +27,7 @@ from pipeline.guidance.allocation import allocate
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.processes.cluster import Cluster
+from tests.pipeline.encoder.test_attention import Energy
 from tests.pipeline.encoder.test_attention_scope import FULL, PADDED, batch_of, reference_kernel
 from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
 from tests.pipeline.tiny_models import tiny_model
@@ -44,6 +46,12 @@ def module_of(family: str, **settings: Any) -> PretrainingModule:
     return PretrainingModule(
         tiny_model(family, **settings), "mlm", AttentionGuide(allocate([{"next": 1, "previous": 1}] * 3))
     )
+
+
+def module_with_taps_beside_guidance(family: str) -> PretrainingModule:
+    module = module_of(family)
+    add_taps(module.model, [[Energy()] for _ in range(3)])
+    return module
 
 
 def sampled(step: int) -> GuidedStep:
@@ -75,20 +83,28 @@ def evaluate(module: PretrainingModule, batch: MicroBatch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("family", "backend", "inside_documents", "checkpointing"),
+    ("make_module", "family", "backend", "inside_documents", "checkpointing"),
     [
-        ("roberta", "aot_eager", False, False),
-        pytest.param("roberta", "aot_eager", True, True, marks=recomputing),
-        ("bert", "eager", True, False),
-        ("modernbert", "eager", True, False),
-        pytest.param("modernbert", "eager", False, True, marks=recomputing),
+        (module_of, "roberta", "aot_eager", False, False),
+        pytest.param(module_of, "roberta", "aot_eager", True, True, marks=recomputing),
+        (module_of, "bert", "eager", True, False),
+        (module_of, "modernbert", "eager", True, False),
+        pytest.param(module_of, "modernbert", "eager", False, True, marks=recomputing),
+        (module_with_taps_beside_guidance, "bert", "eager", True, False),
+        pytest.param(
+            module_with_taps_beside_guidance, "modernbert", "aot_eager", False, True, marks=recomputing
+        ),
     ],
 )
 def test_compiled_blocks_are_the_same_and_their_graphs_are_soon_complete(
-    family: str, backend: str, inside_documents: bool, checkpointing: bool
+    make_module: Callable[[str], PretrainingModule],
+    family: str,
+    backend: str,
+    inside_documents: bool,
+    checkpointing: bool,
 ) -> None:
     """Sampled layers, first rows, batches, evaluations and snapshots change; nothing is compiled for it."""
-    module = module_of(family)
+    module = make_module(family)
     if checkpointing:
         module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     plain = copy.deepcopy(module)

@@ -36,7 +36,7 @@ def record(module: PretrainingModule) -> np.ndarray:
 
 
 def taps_of(module: PretrainingModule) -> list[object]:
-    return [layer.attention_tap for layer in module.modules() if hasattr(layer, "attention_tap")]
+    return [tap for layer in module.modules() for tap in getattr(layer, "attention_taps", ())]
 
 
 def guidance_terms(module: PretrainingModule) -> list[torch.Tensor]:
@@ -104,7 +104,7 @@ def test_recording_leaves_no_trace(training: bool) -> None:
         assert torch.equal(value, expected)
 
 
-def test_guide_is_put_back_when_the_forward_pass_fails() -> None:
+def test_recorders_are_taken_away_when_the_forward_pass_fails() -> None:
     module = guided_module("roberta").train()
     beyond = np.array([5, 96, 128])  # the last of 128 embeddings, some without a token, is 127
 

@@ -36,7 +36,7 @@ def make_guide(
 
 def guided_model(family: str, guide: AttentionGuide, **settings: object) -> PreTrainedModel:
     model = tiny_model(family, **settings)
-    install_taps(model, guide.taps)
+    install_taps(model, [[tap] for tap in guide.taps])
     return model
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from pipeline.encoder.attention import AttentionInputs
 from pipeline.guidance.allocation import Allocation, allocate
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.loss import make_guidance_loss
@@ -71,7 +72,8 @@ class Guidance:
         self._guide.watch(guided, self._targets, training=True)
         for layer in range(len(self._layers.query)):
             query, key = self._layers.query[layer], self._layers.key[layer]
-            self._guide.taps[layer].observe(query, key, SCALING, None, None)
+            inputs = AttentionInputs(None, query, key, torch.zeros_like(key), SCALING, None, None)
+            self._guide.taps[layer].observe(inputs)
         terms = self._guide.collect(torch.device("cpu"))
         return self._loss(guided, terms.errors, self._valid_rows)
 
