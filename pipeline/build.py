@@ -22,6 +22,8 @@ from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
+from pipeline.objectives import load_objective
+from pipeline.objectives.protocol import Facts
 
 _HELD_OUT_SEED = 1  # of masks: runs with different seeds are compared on the same tokens
 
@@ -100,7 +102,9 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
         guided.append(build_guidance(recipe, corpus, network, lengths, f"{prefix}guidance"))
     for network in objective.networks.values():
         # Without guided heads nothing is watched, so that the family need not be one that can be.
-        guides = [one.guide for one in guided if one.network is network and one.guide.allocation.guided_layers]
+        guides = [
+            one.guide for one in guided if one.network is network and one.guide.allocation.guided_layers
+        ]
         install_taps(network, list(zip(*(guide.taps for guide in guides))))
     return PretrainingModule(objective, guided)
 

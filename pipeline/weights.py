@@ -16,6 +16,7 @@ from pipeline.config.schema import Recipe
 from pipeline.engine import PretrainingModule
 from pipeline.errors import CheckpointError
 from pipeline.guidance.allocation import Allocation
+from pipeline.guidance.run import RunGuidance
 from pipeline.objectives import load_objective
 from pipeline.objectives.protocol import Objective
 from pipeline.runs.located_corpus import read_located_recipe
@@ -86,8 +87,8 @@ class TrainedRun:
     @property
     def allocation(self) -> Allocation:
         """The guided heads of the network that is evaluated; of no layer where none is."""
-        guides = [one.guide for one in self.module.regularizers if one.name == "guidance"]
-        return guides[0].allocation if guides else Allocation(())
+        guidance = next((one for one in self.module.regularizers if one.name == "guidance"), None)
+        return guidance.guide.allocation if isinstance(guidance, RunGuidance) else Allocation(())
 
 
 def load_trained_run(

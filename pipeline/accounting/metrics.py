@@ -124,7 +124,9 @@ class WindowSums:
     def take(self, cluster: Cluster) -> dict[str, torch.Tensor]:
         """Totals over all processes, in host memory; the window starts anew. All processes call this."""
         mine = dict(sorted(self._together().items()))
-        flat = torch.cat([torch.zeros(0, device=self._device), *(values.flatten() for values in mine.values())])
+        flat = torch.cat(
+            [torch.zeros(0, device=self._device), *(values.flatten() for values in mine.values())]
+        )
         summed = cluster.sum(flat.double()).cpu().split([values.numel() for values in mine.values()])
         self._sums, self._numbers, self.digest = {}, {}, 0
         return {name: part.view(mine[name].shape) for name, part in zip(mine, summed)}

@@ -12,7 +12,7 @@ from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary
 from pipeline.encoder.model import usable_positions
 from pipeline.errors import DataError
-from pipeline.objectives.mlm import SUPPORTED_FAMILIES
+from pipeline.objectives.mlm.module import SUPPORTED_FAMILIES
 
 
 def check_positions(

@@ -107,7 +107,9 @@ def _read_objective(value: Any) -> Any:
     if kind not in OBJECTIVES:
         names = ", ".join(OBJECTIVES)
         raise PydanticCustomError(
-            "objective", "kind: {kind} is no objective; write one of {names}", {"kind": repr(kind), "names": names}
+            "objective",
+            "kind: {kind} is no objective; write one of {names}",
+            {"kind": repr(kind), "names": names},
         )
     return load_settings(kind).model_validate(value)
 
@@ -235,10 +237,9 @@ class OptimizerSection(Section):
         "adamw", description="lamb: AdamW with a trust ratio per matrix, for batches of thousands of rows"
     )
     learning_rate: PositiveFloat = 5e-4
-    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [
-        0.9,
-        0.98,
-    ]
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = (
+        Field([0.9, 0.98])
+    )
     eps: PositiveFloat = 1e-6
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.01, description="not on biases and norms")
     gradient_clipping: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")

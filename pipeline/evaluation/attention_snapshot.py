@@ -113,4 +113,3 @@ def read_snapshots(directory: Path) -> list[Snapshot]:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             logger.warning("%s is damaged; the report does without it", path)
     return snapshots
-

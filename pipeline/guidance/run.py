@@ -1,4 +1,4 @@
-"""Guidance of a network in a run: what its steps look at, targets, loss, and whether the patterns have formed."""
+"""Guidance of a network in a run: what its steps look at, its targets, its loss, its formation."""
 
 import logging
 import zlib

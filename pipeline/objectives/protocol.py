@@ -22,9 +22,9 @@ from pipeline.data.corpus import Vocabulary
 from pipeline.data.draws import Draw
 
 if TYPE_CHECKING:
-    from pipeline.processes.cluster import Cluster
     from pipeline.config.load import Problem
     from pipeline.config.schema import Recipe
+    from pipeline.processes.cluster import Cluster
 
 
 class Term(NamedTuple):
@@ -98,7 +98,10 @@ class Metric(NamedTuple):
 class ObjectiveModule(Protocol):
     """An nn.Module with the networks that are trained. All its parameters are optimized."""
 
-    networks: dict[str, PreTrainedModel]
+    @property
+    def networks(self) -> dict[str, PreTrainedModel]:
+        """By name."""
+        ...
 
     def __call__(self, batch: Batch, step: int | None) -> Scored:
         """Score a micro-batch on the device; `step` counts from 0, None in an evaluation."""

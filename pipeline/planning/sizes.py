@@ -159,7 +159,7 @@ def measure_sizes(
         ),
         rows=rows,
         length=length,
-        predictions=max(1, round(recipe.objective.mask_rate * length)),
+        predictions=max(1, round(getattr(recipe.objective, "mask_rate", 0.15) * length)),
         has_mask=split.tokens < split.rows * length
         or not (recipe.data.attend_across_documents or by_sequence),
         micro_steps=phase.global_batch_size // (rows * processes),

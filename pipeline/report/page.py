@@ -53,7 +53,10 @@ def _draw_all(
         return directory / name
 
     figures.draw_loss(
-        caption("loss.png", "Loss, and what knowing only token frequencies gives."), train, valid, baseline.get("loss")
+        caption("loss.png", "Loss, and what knowing only token frequencies gives."),
+        train,
+        valid,
+        baseline.get("loss"),
     )
     if names:
         text = "Held-out attention mass on target, by layer and step."

@@ -1,4 +1,4 @@
-"""What the processes of a run must remember: collected by name, and put together for another number of them."""
+"""What the processes of a run must remember, by name, and put together for another number of them."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -94,12 +94,11 @@ class StepRunner:
                 scored = self.engine(batch.to(self.cluster.device), step, totals.counts)
             self.row_losses.enter(table, step, micro_step, scored.rows)
             sums.add({**batch.counts, **scored.sums, "flops": self._flops(batch)})
-            # DeepSpeed averages over micro-steps and processes; ours are shares of sums over the global batch.
-            loss = total_loss(scored, totals.counts)
+            loss = _nan_unless_finite(total_loss(scored, totals.counts))
+            # DeepSpeed averages over micro-steps and processes; ours are shares of the global batch's loss.
+            shares = len(micro_batches) * self.cluster.world_size
             with span(BACKWARD_SPAN):
-                self.engine.backward(
-                    _nan_unless_finite(loss) * (len(micro_batches) * self.cluster.world_size)
-                )
+                self.engine.backward(loss * shares)
             with span(OPTIMIZER_SPAN):
                 self.engine.step()
         return StepOutcome(totals.flags, self._keep(step, sums, table, totals.digest))

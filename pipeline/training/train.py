@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
@@ -34,7 +34,7 @@ class TrainOptions:
         profile_steps: how many steps are profiled.
     """
 
-    start: StartOptions = StartOptions()
+    start: StartOptions = field(default_factory=StartOptions)
     stop_at: int | None = None
     stop_signal: str | None = None
     profile_steps: int | None = None

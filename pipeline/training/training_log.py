@@ -37,7 +37,7 @@ class TrainingLog:
         window: WindowSums,
         batches: PhasedBatches,
     ) -> None:
-        """Of a run whose steps train `batches` and add to `window`; `regularizers` add fields to its lines."""
+        """Of a run whose steps train `batches` and add to `window`; `regularizers` add fields."""
         self.recipe, self.run, self.cluster, self.window = recipe, run, cluster, window
         self.regularizers: Sequence[Regularizer] = ()
         self._objective = load_objective(recipe.objective.kind)
