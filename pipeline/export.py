@@ -8,10 +8,11 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import PreTrainedModel
 
 from data_prep.files import partial_of
 from data_prep.format import TOKENIZER_NAME
@@ -30,37 +31,48 @@ _CHECKED_ROWS = 4
 _UNUSED_SECONDS = 24 * 3600.0
 
 
-def export_run(path: str, out: str | None, corpora: Sequence[str] = ()) -> str:
+def export_run(path: str, out: str | None, corpora: Sequence[str] = (), network: str | None = None) -> str:
     """Write the newest good checkpoint of a run as model, configuration and tokenizer; returns what to tell.
 
     Args:
         path: run directory.
         out: directory to write; None for RUN/export, which an earlier export may fill.
         corpora: where the user says that the run's corpora are.
+        network: of an objective with several, its name; None for the one that is evaluated.
     """
-    target = Path(out).resolve() if out is not None else RunDir.open(path).export
+    run = RunDir.open(path)
+    target = Path(out).resolve() if out is not None else run.export
+    if out is None and network is not None:
+        target = run.export.with_name(f"{run.export.name}-{network}")
     in_the_way = UsageError(f"--out {out} exists and is no empty directory; name a new one")
     if out is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise in_the_way
     trained = load_trained_run(path, torch.device("cpu"), corpora=corpora)
-    if not write_export(trained, target, replace=out is None):
+    if network is not None and network not in (names := trained.module.objective.exports()):
+        raise UsageError(f"--network {network}: {path} has {', '.join(names)}; write one of them")
+    if not write_export(trained, target, network, replace=out is None):
         raise in_the_way
     checked = f"same logits as the run on {_CHECKED_ROWS} rows, and the same tokens"
     return f"exported step {trained.step} of {path} to {target}: {checked}"
 
 
-def write_export(trained: TrainedRun, target: Path, *, replace: bool) -> bool:
-    """Write a run's model as a Hugging Face directory; False if there is one already.
+def write_export(trained: TrainedRun, target: Path, network: str | None = None, *, replace: bool) -> bool:
+    """Write a network of a run as a Hugging Face directory; False if there is one already.
 
     It is opened again the way a user will and must give the run's logits exactly; only then does it take
     its place. Other processes may write the same directory: the first one's stays, unless `replace`.
+    `network` None is the one that is evaluated.
     """
     delete_unused(target.parent, f".{glob.escape(target.name)}.*.partial")
     partial = partial_of(target)
+    exports = trained.module.objective.exports()
+    name, auto_class = exports[network] if network is not None else next(iter(exports.values()))
+    model = trained.module.networks[name]
     try:
         with quiet_transformers():
-            tokenizer = _write(trained, partial)
-            _check_logits(trained, partial)
+            tokenizer = _write(trained, model, partial)
+            trained.module.rest()
+            _check_logits(trained, model, auto_class, partial)
             _check_tokenizer(trained, tokenizer, partial)
         if replace:
             shutil.rmtree(target, ignore_errors=True)
@@ -88,10 +100,10 @@ def delete_unused(parent: Path, pattern: str) -> None:
                 shutil.rmtree(directory)
 
 
-def _write(trained: TrainedRun, directory: Path) -> TokenizerDirectory:
+def _write(trained: TrainedRun, model: PreTrainedModel, directory: Path) -> TokenizerDirectory:
     """Write model and tokenizer; returns the latter as the run has it."""
-    trained.module.model.save_pretrained(str(directory))
-    config = trained.module.model.config
+    model.save_pretrained(str(directory))
+    config = model.config
     tokenizer = open_directory(trained.corpus.path / TOKENIZER_NAME).framed()
     # A model may have no embedding for the second text of a pair, or for a type that cls has alone.
     if getattr(config, "type_vocab_size", 0) < max(2, tokenizer.num_token_types):
@@ -111,13 +123,12 @@ def _check_tokenizer(trained: TrainedRun, tokenizer: TokenizerDirectory, directo
 
 
 @torch.no_grad()
-def _check_logits(trained: TrainedRun, directory: Path) -> None:
+def _check_logits(trained: TrainedRun, model: PreTrainedModel, auto_class: Any, directory: Path) -> None:
     """The model, opened again, must give the run's logits."""
-    reopened = AutoModelForMaskedLM.from_pretrained(str(directory), local_files_only=True).eval()
+    reopened = auto_class.from_pretrained(str(directory), local_files_only=True).eval()
     batcher = trained.corpus.batcher(trained.recipe, "valid")
     batch = next(evaluation_batches(batcher, _CHECKED_ROWS, _CHECKED_ROWS, rank=0, world_size=1))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask()}
-    trained.module.rest()
-    difference = (reopened(**inputs).logits - trained.module.model(**inputs).logits).abs().max().item()
+    difference = (reopened(**inputs).logits - model(**inputs).logits).abs().max().item()
     if not difference <= 0.0:  # also when it is not a number
         raise CheckpointError(f"the exported model's logits differ from the run's by up to {difference:g}")

@@ -17,11 +17,17 @@ def add(commands: "Subparsers[Parser]") -> None:
     add_run(parser)
     add_corpora(parser)
     parser.add_argument("--out", metavar="DIR", help="a new directory (default: RUN/export)")
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="of an objective with several networks: which one, such as generator of electra, in "
+        "RUN/export-NAME (default: the one that is evaluated)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
     from pipeline.export import export_run
 
-    print(export_run(arguments.run, arguments.out, arguments.corpora))
+    print(export_run(arguments.run, arguments.out, arguments.corpora, arguments.network))
     return EXIT_DONE

@@ -18,6 +18,7 @@ from transformers import (
 from data_prep.files import sha256_file
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.encoder.model import checkpoint_config, usable_positions
+from pipeline.encoder.replaced_token import detector_class, is_detector
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.encoder_tokenizer import (
     VOCABULARIES,
@@ -191,8 +192,15 @@ class Encoder:
                 "save the tokenizer that the model was trained with beside it"
             )
 
-    def masked_lm(self, attention: str | None = None) -> PreTrainedModel:
-        """The model with its masked-token output layer, in float32 and evaluation mode on the device.
+    @property
+    def is_detector(self) -> bool:
+        """Whether it tells which tokens were replaced (ELECTRA) instead of predicting masked ones."""
+        return is_detector(self.config)
+
+    def pretrained_model(self, attention: str | None = None) -> PreTrainedModel:
+        """The model with the output layer of its pretraining, in float32 and evaluation mode, on the device.
+
+        That is the one for masked tokens or, in a discriminator, the one for replaced tokens.
 
         Args:
             attention: transformers' name of the implementation; None for its own choice, which is the
@@ -201,7 +209,8 @@ class Encoder:
         Raises:
             UsageError: the directory holds no such model, or lacks some of its weights.
         """
-        model, loaded = self.open_model(AutoModelForMaskedLM, attn_implementation=attention)
+        auto_class = detector_class(self.config) if self.is_detector else AutoModelForMaskedLM
+        model, loaded = self.open_model(auto_class, attn_implementation=attention)
         if missing := sorted(loaded["missing_keys"]):
             raise UsageError(
                 f"{self.path} lacks weights of a masked language model, {missing[0]} for one; name a model "

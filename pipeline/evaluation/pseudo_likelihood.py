@@ -1,8 +1,14 @@
-"""Pseudo-log-likelihood of sentences under a masked language model (Salazar et al. 2020, section 2).
+"""Scores of sentences under an encoder: a higher one is a likelier sentence.
+
+The pseudo-log-likelihood under a masked language model (Salazar et al. 2020, section 2) is
 
     PLL(w) = sum over positions t of log p(w_t | w with position t masked)
 
-A sentence of n tokens costs n masked copies. Only the copies of one forward pass exist at a time, and logits
+and costs n masked copies of a sentence of n tokens. A discriminator of replaced tokens has no p; it gives
+
+    sum over positions t of log P(w_t is original | w)
+
+in one forward pass. Only what one forward pass takes exists at a time, and logits
 only at the masked position of each.
 
 Shapes: B masked copies, N positions, V vocabulary.
@@ -14,8 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.encoder.replaced_token import replaced_logits
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,39 @@ def pseudo_log_likelihoods(
     return np.array([score_of[sentence] for sentence in sentences])
 
 
+@torch.no_grad()
+def originality(
+    model: PreTrainedModel, sentences: Sequence[TokenizedSentence], pad_id: int, batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Log-probability that all tokens of each sentence are original, in nats, (len(sentences),).
+
+    Args:
+        model: one of `detector_class`, in evaluation mode.
+        sentences: at least one; none longer than the model's longest input.
+        pad_id: any token; what stands in padding is not attended to.
+        batch_size: sentences per forward pass.
+    """
+    distinct = sorted(dict.fromkeys(sentences), key=lambda sentence: len(sentence.token_ids))
+    score_of: dict[TokenizedSentence, float] = {}
+    for start in range(0, len(distinct), batch_size):
+        chosen = distinct[start : start + batch_size]
+        input_ids, is_real = _pad(chosen, pad_id)
+        output = model(input_ids=input_ids.to(model.device), attention_mask=is_real.to(model.device))
+        originals = F.logsigmoid(-replaced_logits(output).double()).cpu()
+        for sentence, by_token in zip(chosen, originals):
+            score_of[sentence] = by_token[list(sentence.positions)].sum().item()
+    return np.array([score_of[sentence] for sentence in sentences])
+
+
+def _pad(sentences: Sequence[TokenizedSentence], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of sentences, and 1 for those that are no padding, both (B, N)."""
+    lengths = torch.tensor([len(sentence.token_ids) for sentence in sentences])
+    input_ids = torch.full((len(sentences), int(lengths.max())), pad_id)
+    for row, sentence in zip(input_ids, sentences):
+        row[: len(sentence.token_ids)] = torch.tensor(sentence.token_ids)
+    return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+
+
 def _masked_log_probs(
     model: PreTrainedModel,
     sentences: Sequence[TokenizedSentence],
@@ -70,15 +112,10 @@ def _masked_log_probs(
     pad_id: int,
 ) -> npt.NDArray[np.float64]:
     """Log-probability of the token at one place of each sentence when it is masked, (B,)."""
-    lengths = torch.tensor([len(sentence.token_ids) for sentence in sentences])
-    num_positions = int(lengths.max())
-    input_ids = torch.full((len(sentences), num_positions), pad_id)
-    for row, sentence in zip(input_ids, sentences):
-        row[: len(sentence.token_ids)] = torch.tensor(sentence.token_ids)
+    input_ids, is_real = _pad(sentences, pad_id)
     rows, positions = torch.arange(len(sentences)), torch.tensor(places)
     labels = input_ids[rows, positions]
     input_ids[rows, positions] = mask_id
-    is_real = (torch.arange(num_positions) < lengths[:, None]).long()
     device = model.device
     logits = logits_at(model, input_ids.to(device), is_real.to(device), positions.to(device))
     log_probs = logits.float().log_softmax(-1).gather(1, labels.to(device)[:, None])[:, 0]

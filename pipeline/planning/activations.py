@@ -4,7 +4,7 @@ The forward passes are those of transformers 5, what is kept for the backward pa
 formulas ask for; a test counts it in real models. Letters: see memory.py.
 """
 
-from pipeline.objectives.linear_cross_entropy import chunk_rows
+from pipeline.encoder.linear_cross_entropy import chunk_rows
 from pipeline.planning.sizes import Sizes
 
 # The guidance loss works on about four float32 blocks of 2^20 scores.

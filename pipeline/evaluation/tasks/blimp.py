@@ -1,7 +1,8 @@
 """Task blimp: of two sentences that differ in one point, which does the encoder find more probable?
 
 Warstadt et al. 2020 score sentences with left-to-right models; a masked one scores them by their
-pseudo-log-likelihood (Salazar et al. 2020). A unit is a paradigm. A pair counts as right where the acceptable
+pseudo-log-likelihood (Salazar et al. 2020), and a discriminator by the log-probability that all their tokens
+are original. A unit is a paradigm. A pair counts as right where the acceptable
 sentence scores higher; a tie counts half, which is what guessing would give (BLiMP has a few pairs of twice
 the same sentence). As in the paper, a phenomenon's accuracy is the mean over its paradigms, and the overall
 one that over all paradigms.
@@ -19,7 +20,12 @@ from transformers import PreTrainedModel
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.minimal_pairs import Paradigm, paradigm_files, read_paradigms
-from pipeline.evaluation.pseudo_likelihood import TokenizedSentence, pseudo_log_likelihoods, tokenize
+from pipeline.evaluation.pseudo_likelihood import (
+    TokenizedSentence,
+    originality,
+    pseudo_log_likelihoods,
+    tokenize,
+)
 from pipeline.evaluation.task import Measured, Settings, Summary, Task
 
 _NORMAL_QUANTILE = 1.96  # of a two-sided interval of 95 %
@@ -34,7 +40,7 @@ class MinimalPairs:
         assert settings.batch_size is not None
         self._encoder, self._batch_size = encoder, settings.batch_size
         self._paradigms = {one.uid: one for one in read_paradigms(settings.data, settings.limit)}
-        if encoder.tokenizer.mask_token_id is None:
+        if encoder.tokenizer.mask_token_id is None and not encoder.is_detector:
             raise UsageError(
                 f"{encoder.path}: the tokenizer names no mask token; write the one that the model was "
                 'pretrained with as "mask_token" in tokenizer_config.json'
@@ -47,7 +53,7 @@ class MinimalPairs:
 
     @cached_property
     def _model(self) -> PreTrainedModel:
-        return self._encoder.masked_lm()
+        return self._encoder.pretrained_model()
 
     def measure(self, unit: str) -> Measured:
         """Accuracy on a paradigm, difference of the scores in nats, and tokens scored per sentence."""
@@ -55,7 +61,10 @@ class MinimalPairs:
         sentences = self._tokenize(paradigm)
         tokenizer = self._encoder.tokenizer
         mask_id, pad_id = tokenizer.mask_token_id, tokenizer.pad_token_id or 0
-        scores = pseudo_log_likelihoods(self._model, sentences, mask_id, pad_id, self._batch_size)
+        if self._encoder.is_detector:
+            scores = originality(self._model, sentences, pad_id, self._batch_size)
+        else:
+            scores = pseudo_log_likelihoods(self._model, sentences, mask_id, pad_id, self._batch_size)
         if not np.isfinite(scores).all():  # not seen in the weights: an overflow
             raise UsageError(
                 f"{self._encoder.path}: the scores of paradigm {unit} are no finite numbers; name a model "

@@ -56,7 +56,7 @@ class Probe:
     @cached_property
     def _model(self) -> PreTrainedModel:
         # Fused attention never has its probabilities.
-        return self._encoder.masked_lm(attention="eager")
+        return self._encoder.pretrained_model(attention="eager")
 
     def measure(self, unit: str) -> Measured:
         """Figures by layer and head."""

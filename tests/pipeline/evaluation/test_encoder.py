@@ -115,13 +115,13 @@ def change_json(path, **changes):
 @pytest.mark.parametrize("family", ["mpnet", "deberta-v2", "electra", "distilbert"])
 def test_a_family_without_fused_attention_is_opened(family, tiny_tokenizer, tmp_path):
     encoder = save_tiny(tmp_path, family, tiny_tokenizer)
-    assert encoder.masked_lm().config.model_type == family
+    assert encoder.pretrained_model().config.model_type == family
 
 
 def test_a_model_that_mixes_padding_in_is_refused(tiny_tokenizer, tmp_path):
     encoder = save_tiny(tmp_path, "fnet", tiny_tokenizer)
     with pytest.raises(UsageError, match="padding changes what a fnet model makes of a text"):
-        encoder.masked_lm()
+        encoder.pretrained_model()
 
 
 def test_a_model_without_a_longest_input_is_refused(tiny_tokenizer, tmp_path):
@@ -140,7 +140,7 @@ def test_more_tokens_than_embeddings_are_told(tiny_encoder):
     tokenizer.add_tokens([f"<new {number}>" for number in range(64)])  # embeddings are padded to 64
     tokenizer.save_pretrained(encoder.path)
     with pytest.raises(UsageError, match=r"the tokenizer has 664 tokens, the model 640 embeddings"):
-        reopened(encoder).masked_lm()
+        reopened(encoder).pretrained_model()
 
 
 def test_texts_are_padded_and_cut_at_their_end_whatever_the_directory_says(tiny_encoder):
@@ -179,7 +179,7 @@ def test_code_of_the_directory_is_never_run(tiny_encoder, capfd):
     change_json(encoder.path / "config.json", model_type="mine", auto_map=auto_map)
     (encoder.path / "configuration_mine.py").write_text("print('RUN')")
     with pytest.raises(UsageError, match="can only be opened by code of its own"):
-        reopened(encoder).masked_lm()
+        reopened(encoder).pretrained_model()
     assert "RUN" not in capfd.readouterr().out
 
 

@@ -102,8 +102,8 @@ def test_one_unit_alone_is_summarized(model_dir):
 
 def test_attention_that_does_not_come_is_told(model_dir, monkeypatch):
     path = model_dir("bert")
-    masked_lm = Encoder.masked_lm
-    monkeypatch.setattr(Encoder, "masked_lm", lambda self, attention: masked_lm(self, "sdpa"))
+    masked_lm = Encoder.pretrained_model
+    monkeypatch.setattr(Encoder, "pretrained_model", lambda self, attention: masked_lm(self, "sdpa"))
     with pytest.raises(UsageError, match="0 of 3 layers gave their attention"):
         evaluate(str(path), "probe", {})
 
