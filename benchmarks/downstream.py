@@ -48,7 +48,7 @@ def main() -> int:
     except UserError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
     runs = [
-        (cell.name, run.seed) for cell in results.cells for run in cell.runs if run.final_loss is not None
+        (cell.name, run.seed) for cell in results.cells for run in cell.runs if run.final_value is not None
     ]
 
     def score_of(run: tuple[str, int]) -> float:

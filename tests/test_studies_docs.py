@@ -3,11 +3,14 @@
 import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from pipeline.study.comparison import first_reach
+from pipeline.study.results import read_results
+from pipeline.study.table import render_study
 
 ROOT = Path(__file__).parents[1]
 DOC = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -17,6 +20,11 @@ STUDIES = re.findall(r"<!-- numbers of ([\w-]+) -->\n(.*?)\n\n", DOC, flags=re.D
 
 
 DOWNSTREAM = re.findall(r"<!-- scores of ([\w/-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
+
+
+def results_of(name: str) -> dict:
+    """In the newest layout, whichever version wrote them."""
+    return json.loads(json.dumps(asdict(read_results(RESULTS / name))))
 
 
 def rows_of(table: str) -> list[dict[str, str]]:
@@ -49,10 +57,10 @@ def test_there_are_tables():
 
 @pytest.mark.parametrize(("name", "table"), STUDIES)
 def test_numbers_are_those_of_the_results(name, table):
-    results = json.loads((RESULTS / name / "study_results.json").read_text())
+    results = results_of(name)
     for row in rows_of(table):
         cell = cell_of(results, row)
-        assert row["final loss"] == f"{cell['final_loss']['mean']:.3f}", row
+        assert row["final loss"] == f"{cell['final_value']['mean']:.3f}", row
         difference = cell["difference"]
         if difference is None:
             assert row["difference"] == "-"
@@ -68,23 +76,28 @@ def test_numbers_are_those_of_the_results(name, table):
 
 
 def test_the_readme_has_the_numbers_of_the_depths():
-    results = json.loads((RESULTS / "depth-cpu" / "study_results.json").read_text())
+    results = results_of("depth-cpu")
     cells = {tuple(cell["labels"]): cell for cell in results["cells"]}
     row = r"^\| (\d+) layers \| ([\d.]+) \| ([\d.]+) \| .*?([\d.]+)(?: of them)? \| ([\d.]+) \|$"
     rows = re.findall(row, README, flags=re.MULTILINE)
     assert [layers for layers, *_ in rows] == ["2", "4", "8", "12", "16"]
     for layers, unguided, guided, steps, time in rows:
         plain, cell = cells["0", layers], cells["0.1", layers]
-        assert unguided == f"{plain['final_loss']['mean']:.2f}"
-        assert guided == f"{cell['final_loss']['mean']:.2f}"
+        assert unguided == f"{plain['final_value']['mean']:.2f}"
+        assert guided == f"{cell['final_value']['mean']:.2f}"
         assert steps == f"{cell['steps_fraction']['mean']:.2f}"
         assert time == f"{cell['seconds_fraction']['mean']:.2f}"
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/study_results.json")))
+def test_results_of_every_version_give_the_table_they_gave(name):
+    assert render_study(read_results(RESULTS / name)) == (RESULTS / name / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/study_results.json")))
 def test_runs_of_a_pair_were_evaluated_on_the_same_rows(name):
     """While two runs have trained alike, they must be at the same held-out loss."""
-    results = json.loads((RESULTS / name / "study_results.json").read_text())
+    results = results_of(name)
     cells = {cell["name"]: cell for cell in results["cells"]}
     for cell in cells.values():
         for run, other in zip(cell["runs"], cells[cell["baseline"]]["runs"]):
@@ -104,7 +117,7 @@ def loss_at(curve, kind, step):
 def test_pairs_of_unfinished_runs_are_those_of_the_results():
     """At the last step at which both have been evaluated."""
     ((name, table),) = re.findall(r"<!-- runs of ([\w-]+) -->\n(.*?)\n\n", DOC, flags=re.DOTALL)
-    results = json.loads((RESULTS / name / "study_results.json").read_text())
+    results = results_of(name)
     curves = {
         (*cell["labels"], str(run["seed"])): run["curve"] for cell in results["cells"] for run in cell["runs"]
     }
@@ -143,7 +156,7 @@ def test_no_default_ends_half_a_percent_above_none():
     """The promise of docs/studies.md, of every study that trained with the defaults."""
     checked, worst_run = 0, -math.inf
     for name, _ in STUDIES:
-        results = json.loads((RESULTS / name / "study_results.json").read_text())
+        results = results_of(name)
         for cell in results["cells"]:
             is_default = cell["settings"].get("guidance.weight", 0.1) == 0.1 and not any(
                 key.startswith("guidance.") and key != "guidance.weight" for key in cell["settings"]
@@ -159,7 +172,7 @@ def test_no_default_ends_half_a_percent_above_none():
 
 def excess_percent(run: dict) -> float:
     """By how much a run ends above its baseline."""
-    return 100 * run["comparison"]["difference"] / run["comparison"]["baseline_loss"]
+    return 100 * run["comparison"]["difference"] / run["comparison"]["baseline_value"]
 
 
 def test_studies_named_exist_and_figures_are_there():

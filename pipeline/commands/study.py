@@ -14,11 +14,18 @@ the first --vary, is the baseline; the other choices on that axis are compared w
 several machines that share DIR, or in an array of jobs, shares the runs out: each takes those that nobody
 works on.
 
+--compare-by NAME compares another figure than the held-out loss: one of the held-out lines of metrics.jsonl,
+or with task=TASK one of the numbers of a task of `evaluate`, whose settings may follow (data=PATH limit=N).
+better=lower or better=higher and unit=TEXT say how to read it; at=steps or at=time compares a run when it has
+taken as many steps, or trained for as long, as its baseline in all.
+
 examples:
   python -m pipeline study demo --out runs/weights --vary guidance.weight=0,0.1 --seeds 3
   python -m pipeline study demo --out runs/depth --vary guidance.weight=0,0.1 --vary model.num_layers=4,12
   python -m pipeline study demo --out runs/controls --arm unguided guidance.weight=0 --arm default \\
       --arm 'next only' 'guidance.heads={next: 3}'
+  python -m pipeline study demo --out runs/weights --vary guidance.weight=0,0.1 --seeds 3 --only-results \
+      --compare-by accuracy task=blimp data=data/blimp limit=200
   sbatch --array=0-7 slurm/study.sbatch demo --out runs/weights --vary guidance.weight=0,0.1 --seeds 3
 """
 
@@ -48,6 +55,13 @@ def add(commands: "Subparsers[Parser]") -> None:
     parser.add_argument(
         "--seeds", type=positive, default=3, metavar="N", help="runs of each cell (default: 3)"
     )
+    parser.add_argument(
+        "--compare-by",
+        nargs="+",
+        default=["loss"],
+        metavar=("NAME", "KEY=VALUE"),
+        help="what runs are compared by (default: loss, held-out)",
+    )
     parser.add_argument("--processes", type=positive, metavar="N", help="of each run, as in train")
     parser.add_argument(
         "--parallel", type=positive, default=1, metavar="N", help="runs at a time, which share the cores"
@@ -60,6 +74,7 @@ def add(commands: "Subparsers[Parser]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry it out."""
     from pipeline.config.load import find_recipe, read_settings
+    from pipeline.study.compare_by import parse_measure
     from pipeline.study.grid import make_grid
     from pipeline.study.study import Study, carry_out
 
@@ -73,5 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         directory=Path(arguments.out),
         processes=arguments.processes,
         parallel=arguments.parallel,
+        measure=parse_measure(arguments.compare_by),
     )
     return carry_out(study, train=not arguments.only_results)

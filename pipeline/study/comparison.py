@@ -2,20 +2,28 @@
 
 A cell's run and the baseline's of the same seed begin at the same weights and see the same rows and masks in
 the same order, as far as the settings allow, so they are compared in pairs: what a seed does to both cancels.
-Losses are held-out, in nats per predicted token.
+They are compared by the study's measure: the held-out loss, or another figure (see measure.py).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AliasChoices, Field
 from scipy import stats
 
 from pipeline.study.curves import Curve
+from pipeline.study.measure import HELD_OUT_LOSS, At, Measure
 
 _CONFIDENCE = 0.95
-Losses = Sequence[float | None]
+Values = Sequence[float | None]
+
+
+def also_read(name: str, older: str) -> Any:
+    """A field that results of older studies have under another name."""
+    return Field(validation_alias=AliasChoices(name, older))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,7 @@ class PairedDifference:
         num_pairs: seeds that both have.
         mean: of the differences.
         std: of them, of a sample; None for one pair.
-        relative_percent: mean difference in percent of the baseline's mean.
+        relative_percent: mean difference in percent of the baseline's mean; None if that is 0.
         p_value: of a two-sided paired t-test; like the interval None for one pair or equal differences.
         interval: the mean's 95 % t interval.
         num_lower: pairs in which the cell is lower.
@@ -47,7 +55,7 @@ class PairedDifference:
     num_pairs: int
     mean: float
     std: float | None
-    relative_percent: float
+    relative_percent: float | None
     p_value: float | None
     interval: tuple[float, float] | None
     num_lower: int
@@ -56,37 +64,48 @@ class PairedDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """A run beside the baseline's of the same seed. The target is the baseline's final loss.
+    """A run beside the baseline's of the same seed. The target is the baseline's final value.
 
     Attributes:
-        baseline_loss: the target.
-        difference: of the final losses, None if this run has none; negative is better.
-        steps: at which the target is first reached; None for never.
+        baseline_value: the target.
+        difference: of the final values, None if this run has none.
+        steps: at which the target is first reached; None for never, and where a task is compared.
         seconds: of training until then.
         steps_fraction: the same as a share of all the steps that the baseline took, ...
         seconds_fraction: ... and of all its seconds.
-        loss_at_equal_seconds: this run's loss when it has trained for as long as the baseline in all, or in
-            the end if it was finished before; None if it diverged, and before its first evaluation.
+        value_at_equal_seconds: this run's value when it has trained for as long as the baseline in all, or in
+            the end if it was finished before; None if it diverged, before its first evaluation, and where a
+            task is compared.
+        value_at_equal_steps: the same when it has taken as many steps.
     """
 
-    baseline_loss: float
+    baseline_value: Annotated[float, also_read("baseline_value", "baseline_loss")]
     difference: float | None
     steps: float | None
     seconds: float | None
     steps_fraction: float | None
     seconds_fraction: float | None
-    loss_at_equal_seconds: float | None
+    value_at_equal_seconds: Annotated[
+        float | None, also_read("value_at_equal_seconds", "loss_at_equal_seconds")
+    ]
+    value_at_equal_steps: float | None = None
+
+    def value_at(self, at: At, final_value: float | None) -> float | None:
+        """This run's value where a measure takes it, given the one at its end."""
+        return {"end": final_value, "steps": self.value_at_equal_steps, "time": self.value_at_equal_seconds}[
+            at
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """How much the final loss of an arm depends on the other axes: over cells, of their mean over seeds.
+    """How much the final value of an arm depends on the other axes: over cells, of their mean over seeds.
 
     Attributes:
         num_cells: cells with a finished run; the next four are over these.
-        best: lowest.
+        best: lowest, or highest where that is better.
         median: of the cells.
-        worst: highest.
+        worst: the opposite.
         std: of a sample; None for one cell.
         num_runs: runs that are over, diverged ones too.
         num_diverged: how many of these have diverged.
@@ -103,7 +122,7 @@ class Sensitivity:
     num_above_unigram: int | None
 
 
-def first_reach(positions: Sequence[float], losses: Losses, target: float) -> float | None:
+def first_reach(positions: Sequence[float], values: Values, target: float) -> float | None:
     """Where a curve first comes down to a target, linear between evaluations; None for never.
 
     At the first evaluation, or after one that was not finite, there is nothing to interpolate from: then it
@@ -111,49 +130,50 @@ def first_reach(positions: Sequence[float], losses: Losses, target: float) -> fl
 
     Args:
         positions: of the evaluations, rising, in any unit.
-        losses: at them.
-        target: a loss. It may rise above it again later; that does not count.
+        values: at them, of which lower ones are better.
+        target: a value. It may rise above it again later; that does not count.
     """
-    for index, loss in enumerate(losses):
-        if loss is None or loss > target:
+    for index, value in enumerate(values):
+        if value is None or value > target:
             continue
-        before = losses[index - 1] if index else None
+        before = values[index - 1] if index else None
         if before is None:
             return positions[index]
-        share = (before - target) / (before - loss)
+        share = (before - target) / (before - value)
         return positions[index - 1] + share * (positions[index] - positions[index - 1])
     return None
 
 
-def loss_at(positions: Sequence[float], losses: Losses, position: float) -> float | None:
-    """A curve's loss, linear between evaluations, the last one after them; None before or if not finite."""
+def value_at(positions: Sequence[float], values: Values, position: float) -> float | None:
+    """A curve's value, linear between evaluations, the last one after them; None before or if not finite."""
     if not positions or position < positions[0]:
         return None
-    loss = float(np.interp(position, positions, np.array(losses, dtype=float)))
-    return loss if math.isfinite(loss) else None
+    value = float(np.interp(position, positions, np.array(values, dtype=float)))
+    return value if math.isfinite(value) else None
 
 
-def compare_runs(run: Curve, baseline: Curve) -> RunComparison | None:
-    """A run with the baseline's of the same seed; None if it is not over, or the baseline has no final loss.
+def compare_runs(run: Curve, baseline: Curve, measure: Measure = HELD_OUT_LOSS) -> RunComparison | None:
+    """A run with the baseline's of the same seed; None if it is not over, or the baseline has no final value.
 
-    The baseline compared with itself says when it first had its final loss, which may be before its end.
+    The baseline compared with itself says when it first had its final value, which may be before its end.
     """
-    target = baseline.final_loss
+    target = baseline.final_value
     if target is None or not run.is_over:
         return None
     all_seconds = baseline.seconds[-1]
-    steps = first_reach(run.steps, run.losses, target)
-    seconds = first_reach(run.seconds, run.losses, target)
+    falling = [None if value is None else measure.sign * value for value in run.compared]
+    steps = first_reach(run.steps, falling, measure.sign * target)
+    seconds = first_reach(run.seconds, falling, measure.sign * target)
+    is_finished = run.state == "finished" and bool(run.compared)
     return RunComparison(
-        baseline_loss=target,
-        difference=None if run.final_loss is None else run.final_loss - target,
+        baseline_value=target,
+        difference=None if run.final_value is None else run.final_value - target,
         steps=steps,
         seconds=seconds,
         steps_fraction=None if steps is None else steps / baseline.steps[-1],
         seconds_fraction=None if seconds is None or not all_seconds else seconds / all_seconds,
-        loss_at_equal_seconds=(
-            loss_at(run.seconds, run.losses, all_seconds) if run.state == "finished" else None
-        ),
+        value_at_equal_seconds=value_at(run.seconds, run.compared, all_seconds) if is_finished else None,
+        value_at_equal_steps=(value_at(run.steps, run.compared, baseline.steps[-1]) if is_finished else None),
     )
 
 
@@ -173,7 +193,7 @@ def paired_difference(pairs: Sequence[tuple[float, float]]) -> PairedDifference 
         num_pairs=len(pairs),
         mean=float(differences.mean()),
         std=_std(differences),
-        relative_percent=float(100 * differences.mean() / baseline.mean()),
+        relative_percent=float(100 * differences.mean() / abs(mean)) if (mean := baseline.mean()) else None,
         p_value=p_value,
         interval=interval,
         num_lower=int((differences < 0).sum()),
@@ -194,26 +214,31 @@ def spread_of(values: Sequence[float]) -> Spread | None:
     )
 
 
-def sensitivity_of(cells: Sequence[Sequence[Curve]], unigram_loss: float | None) -> Sensitivity:
+def sensitivity_of(
+    cells: Sequence[Sequence[Curve]], unigram_loss: float | None, measure: Measure = HELD_OUT_LOSS
+) -> Sensitivity:
     """Of an arm.
 
     Args:
         cells: for every choice on the other axes, its runs.
-        unigram_loss: loss above which a run has learned not even how frequent tokens are.
+        unigram_loss: loss above which a run has learned not even how frequent tokens are; None where another
+            figure is compared.
+        measure: the figure.
     """
-    losses = [[run.final_loss for run in runs if run.final_loss is not None] for runs in cells]
-    means = [float(np.mean(of_cell)) for of_cell in losses if of_cell]
+    finals = [[run.final_value for run in runs if run.final_value is not None] for runs in cells]
+    means = [float(np.mean(of_cell)) for of_cell in finals if of_cell]
+    best, worst = (min, max) if measure.better == "lower" else (max, min)
     num_diverged = sum(run.state == "diverged" for runs in cells for run in runs)
     num_above = None
     if unigram_loss is not None:
-        num_above = num_diverged + sum(loss > unigram_loss for of_cell in losses for loss in of_cell)
+        num_above = num_diverged + sum(loss > unigram_loss for of_cell in finals for loss in of_cell)
     return Sensitivity(
         num_cells=len(means),
-        best=min(means, default=None),
+        best=best(means, default=None),
         median=float(np.median(means)) if means else None,
-        worst=max(means, default=None),
+        worst=worst(means, default=None),
         std=_std(means),
-        num_runs=num_diverged + sum(map(len, losses)),
+        num_runs=num_diverged + sum(map(len, finals)),
         num_diverged=num_diverged,
         num_above_unigram=num_above,
     )

@@ -1,4 +1,4 @@
-"""Held-out loss while training, over steps and over training time."""
+"""What runs are compared by while they train, over steps and over training time; with a task, their loss."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.report.style import STYLE
+from pipeline.study.comparison import Values
 from pipeline.study.curves import Curve
 from pipeline.study.labels import arm_colors, figure_legend, panel_grid, plain
+from pipeline.study.measure import HELD_OUT_LOSS, Measure
 from pipeline.study.results import StudyResults
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -40,7 +42,7 @@ def draw_curves(results: StudyResults) -> Figure:
                     _draw_panel(axes, results, (*row, *column), positions)
                     if row == rows[-1]:
                         axes.set_xlabel(label)
-            of_row[0].set_ylabel("held-out loss\n(nats per predicted token)")
+            of_row[0].set_ylabel(plain(_drawn(results).label))
             of_row[0].set_ylim(_limits(results, row))
         unigram = Line2D([], [], color="0.4", ls=":", lw=1.5, label="unigram model")
         further = [] if results.unigram_loss is None else [unigram]
@@ -60,7 +62,7 @@ def _draw_panel(axes: Axes, results: StudyResults, setting: tuple[str, ...], pos
             style = "-" if curve.state == "finished" else "--"
             axes.plot(
                 positions(curve),
-                np.array(curve.losses, dtype=float),
+                np.array(_values(results, curve), dtype=float),
                 color=color,
                 lw=0.7,
                 ls=style,
@@ -68,30 +70,49 @@ def _draw_panel(axes: Axes, results: StudyResults, setting: tuple[str, ...], pos
             )
         finished = [curve for curve in curves if curve.state == "finished"]
         if finished:
-            at, losses = _common(finished, positions)
-            axes.plot(at, losses.mean(0), color=color, lw=2)
-            axes.fill_between(at, losses.min(0), losses.max(0), color=color, alpha=0.15, lw=0)
+            at, values = _common(results, finished, positions)
+            axes.plot(at, values.mean(0), color=color, lw=2)
+            axes.fill_between(at, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
 
 
-def _common(curves: Sequence[Curve], positions: _Positions) -> tuple[np.ndarray, np.ndarray]:
-    """Mean positions (E,) and losses (runs, E) at the steps where all have been evaluated."""
+def _drawn(results: StudyResults) -> Measure:
+    return results.measure if results.measure.task is None else HELD_OUT_LOSS
+
+
+def _values(results: StudyResults, curve: Curve) -> Values:
+    return curve.compared if results.measure.task is None else curve.losses
+
+
+def _common(
+    results: StudyResults, curves: Sequence[Curve], positions: _Positions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean positions (E,) and values (runs, E) at the steps where all have been evaluated."""
     steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
-    at, losses = [], []
+    at, values = [], []
     for curve in curves:
         index = np.searchsorted(curve.steps, steps)
         at.append(np.array(positions(curve), dtype=float)[index])
-        losses.append(np.array(curve.losses, dtype=float)[index])
-    return np.mean(at, axis=0), np.array(losses)
+        values.append(np.array(_values(results, curve), dtype=float)[index])
+    return np.mean(at, axis=0), np.array(values)
 
 
 def _limits(results: StudyResults, row: tuple[str, ...]) -> tuple[float, float] | None:
-    """From the lowest to the highest first or final loss: a run that diverges must not flatten the others."""
+    """From the best value to the worst first or final one: one that diverges must not flatten the others."""
     cells = [cell for cell in results.cells if cell.labels[1:2] == row]
     curves = [run.curve for cell in cells for run in cell.runs if run.curve.losses]
-    ends = [loss for curve in curves for loss in (curve.losses[0], curve.final_loss) if loss is not None]
+    ends = [
+        value
+        for curve in curves
+        for values in [_values(results, curve)]
+        for value in (values[0], values[-1] if curve.state == "finished" else None)
+        if value is not None
+    ]
     if not ends:
         return None
-    top = max(ends)
-    bottom = min(loss for curve in curves for loss in curve.losses if loss is not None)
+    reached = [value for curve in curves for value in _values(results, curve) if value is not None]
+    if _drawn(results).better == "lower":
+        bottom, top = min(reached), max(ends)
+    else:
+        bottom, top = min(ends), max(reached)
     margin = 0.05 * (top - bottom) or 0.1
     return bottom - margin, top + margin

@@ -1,4 +1,4 @@
-"""A run's curve: its held-out loss over steps, tokens and training time, from its files alone.
+"""A run's curve: its held-out loss, or what else it is compared by, over steps, tokens and training time.
 
 Training time is that of the steps. A training line has their mean, so what it stands for is the mean times
 the number of updates since the line before; evaluations, checkpoints and restarts are not in it, nor are
@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.load import read_settings
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.runs.log_tail import Line, number_of
 from pipeline.runs.run_dir import RunDir, read_json_lines
+from pipeline.study.measure import HELD_OUT_LOSS, Measure, did_you_mean
 
 # "diverged" also has no final loss, but is a finding: the run is over. The others are not.
 State = Literal["finished", "diverged", "unfinished", "missing"]
@@ -25,7 +26,7 @@ State = Literal["finished", "diverged", "unfinished", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Of one run. A loss that was not finite is None.
+    """Of one run, from its files alone. A loss or value that was not finite is None.
 
     Attributes:
         state: "finished" if there is a held-out loss at the recipe's last step.
@@ -36,6 +37,8 @@ class Curve:
         tokens: trained before each evaluation, padding not counted.
         losses: held-out, in nats per predicted token.
         formed_step: at which the patterns counted as formed; None if they did not, or nobody looked.
+        values: of the measure, at the held-out evaluations; None if it is their loss, none if it is a task's.
+        task_value: of a measure that is a task's; None unless the run is finished.
     """
 
     state: State
@@ -46,6 +49,8 @@ class Curve:
     tokens: tuple[int, ...] = ()
     losses: tuple[float | None, ...] = ()
     formed_step: int | None = None
+    values: tuple[float | None, ...] | None = None
+    task_value: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -53,13 +58,25 @@ class Curve:
         return self.state in ("finished", "diverged")
 
     @property
-    def final_loss(self) -> float | None:
-        """Held-out loss at the last step; None unless the run is finished."""
-        return self.losses[-1] if self.state == "finished" else None
+    def compared(self) -> tuple[float | None, ...]:
+        """What runs are compared by, at the held-out evaluations; empty if it is a task's."""
+        return self.losses if self.values is None else self.values
+
+    @property
+    def final_value(self) -> float | None:
+        """What runs are compared by, at the last step; None unless the run is finished."""
+        if self.state != "finished":
+            return None
+        return self.compared[-1] if self.compared else self.task_value
 
 
-def read_curve(path: Path) -> Curve:
-    """The curve of a run directory, which need not exist; a DataError if its recipe names no steps."""
+def read_curve(path: Path, measure: Measure = HELD_OUT_LOSS) -> Curve:
+    """The curve of a run directory, which need not exist, without the value of a task.
+
+    Raises:
+        DataError: its recipe names no steps.
+        UsageError: its held-out evaluations do not have the measure's figure.
+    """
     run = RunDir(path)
     if not run.holds_run():
         return Curve(state="missing")
@@ -80,7 +97,27 @@ def read_curve(path: Path) -> Curve:
         tokens=tuple(tokens.round().astype(int).tolist()),
         losses=tuple(number_of(line, "loss") for line in valid),
         formed_step=formed[-1] if formed else None,
+        values=_values(run, valid, measure),
     )
+
+
+def _values(run: RunDir, valid: Sequence[Line], measure: Measure) -> tuple[float | None, ...] | None:
+    """The measure's figure at the held-out evaluations; None for the loss, which is there already."""
+    if measure.is_loss:
+        return None
+    if measure.task is not None:
+        return ()
+    if valid and not any(measure.figure in line for line in valid):
+        known = dict.fromkeys(key for line in valid for key, value in line.items() if _is_figure(key, value))
+        raise UsageError(
+            f"--compare-by {measure.figure}: the held-out lines of {run.metrics_file} have no such figure; "
+            f"{did_you_mean(measure.figure, known)}"
+        )
+    return tuple(number_of(line, measure.figure) for line in valid)
+
+
+def _is_figure(key: str, value: object) -> bool:
+    return key not in ("kind", "step") and (value is None or isinstance(value, int | float))
 
 
 def _training_seconds(train: Sequence[Line]) -> list[float]:

@@ -15,21 +15,25 @@ from matplotlib.lines import Line2D
 from pipeline.report.style import STYLE
 from pipeline.study.curve_figure import draw_curves
 from pipeline.study.labels import arm_colors, figure_legend, panel_grid, plain
+from pipeline.study.measure import HELD_OUT_LOSS, Measure
 from pipeline.study.results import CellResult, RunResult, StudyResults
 
 _LABEL_COLUMNS = 11  # letters of a tick label before it is broken
 _MAP_COLORS = "viridis"
 _REACHED = {
-    "steps_fraction": "steps to the baseline's final loss\n(share of the baseline's steps)",
-    "seconds_fraction": "time to the baseline's final loss\n(share of the baseline's time)",
+    "steps_fraction": "steps to the baseline's final {figure}\n(share of the baseline's steps)",
+    "seconds_fraction": "time to the baseline's final {figure}\n(share of the baseline's time)",
 }
 
 
 def draw_study(directory: Path, results: StudyResults) -> list[Path]:
-    """Draw all of them; returns the files."""
-    drawn = {
-        "curves.png": draw_curves(results),
-        "speed.png": draw_speed(results),
+    """Draw all that the measure has; returns the files."""
+    drawn = {"curves.png": draw_curves(results)}
+    if results.measure.task is None:
+        drawn["speed.png"] = draw_speed(results)
+    else:  # one of another measure would be taken for this one's
+        (directory / "speed.png").unlink(missing_ok=True)
+    drawn |= {
         "sensitivity.png": draw_sensitivity(results),
         "difference.png": draw_difference(results),
     }
@@ -40,7 +44,7 @@ def draw_study(directory: Path, results: StudyResults) -> list[Path]:
 
 
 def draw_speed(results: StudyResults) -> Figure:
-    """How soon each arm has the baseline's final loss, in steps and in time; a point per seed."""
+    """How soon each arm has the baseline's final value, in steps and in time; a point per seed."""
     columns = _Columns(results, results.axes[0].labels[1:])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2 * columns.width, columns.height))
@@ -52,7 +56,7 @@ def draw_speed(results: StudyResults) -> Figure:
                 never += [(x, color)] * shares.count(None)
                 _draw_points(axes, x, [share for share in shares if share is not None], color)
             axes.axhline(1, color="0.4", ls="--", lw=1)
-            axes.set_ylabel(label)
+            axes.set_ylabel(plain(label.format(figure=results.measure.figure)))
             axes.set_ylim(bottom=0, top=max(1.1, 1.05 * axes.get_ylim()[1]))
             _mark_above(axes, never, "never")
             columns.label(axes)
@@ -61,26 +65,33 @@ def draw_speed(results: StudyResults) -> Figure:
 
 
 def draw_difference(results: StudyResults) -> Figure:
-    """Final loss minus the baseline's: a point per seed, their mean and its 95 % interval."""
-    columns = _Columns(results, results.axes[0].labels[1:])
+    """Value minus the baseline's: a point per seed, their mean and its 95 % interval."""
+    columns, measure = _Columns(results, results.axes[0].labels[1:]), results.measure
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(5.0, columns.width), columns.height))
         axes = figure.subplots()
         axes.axhline(0, color="0.4", ls="--", lw=1)
         for x, color, cell in columns.cells():
-            compared = [run.comparison for run in cell.runs if run.comparison is not None]
-            values = [comparison.difference for comparison in compared if comparison.difference is not None]
-            _draw_points(axes, x, values, color)
-            if cell.difference is not None and cell.difference.interval is not None:
-                axes.vlines(x, *cell.difference.interval, color=color, lw=1.5)
-        axes.set_ylabel("final held-out loss minus the\nbaseline's (nats, 95 % interval)")
+            differences = [run.difference_at(measure.at) for run in cell.runs]
+            _draw_points(axes, x, [value for value in differences if value is not None], color)
+            difference = cell.difference_at(measure.at)
+            if difference is not None and difference.interval is not None:
+                axes.vlines(x, *difference.interval, color=color, lw=1.5)
+        axes.set_ylabel(plain(_difference_label(measure)))
         columns.label(axes)
         columns.add_legend(figure)
     return figure
 
 
+def _difference_label(measure: Measure) -> str:
+    if measure == HELD_OUT_LOSS:
+        return "final held-out loss minus the\nbaseline's (nats, 95 % interval)"
+    what = f"{measure.name}{measure.where}" if measure.where else f"final {measure.name}"
+    return f"{what} minus the\nbaseline's ({measure.unit}; {measure.better} is better)"
+
+
 def draw_sensitivity(results: StudyResults) -> Figure:
-    """Final loss over the other axes: a line per arm, or a map per arm if there are two or more."""
+    """Final value over the other axes: a line per arm, or a map per arm if there are two or more."""
     return _draw_maps(results) if len(results.axes) > 2 else _draw_lines(results)
 
 
@@ -92,14 +103,14 @@ def _draw_lines(results: StudyResults) -> Figure:
         means: dict[str, list[tuple[float, float]]] = {}
         diverged = []
         for x, color, cell in columns.cells():
-            _draw_points(axes, x, _final_losses(cell.runs), color)
+            _draw_points(axes, x, _final_values(cell.runs), color)
             diverged += [(x, color)] * _num_diverged(cell)
-            if cell.final_loss is not None:
-                means.setdefault(color, []).append((x, cell.final_loss.mean))
+            if cell.final_value is not None:
+                means.setdefault(color, []).append((x, cell.final_value.mean))
         if len(results.axes) > 1:
             for color, line in means.items():
                 axes.plot(*zip(*line), color=color, lw=1.5)
-        axes.set_ylabel("final held-out loss\n(nats per predicted token)")
+        axes.set_ylabel(plain(f"final {results.measure.label}"))
         _mark_unigram(axes, results.unigram_loss)
         _mark_above(axes, diverged, "diverged")
         columns.label(axes)
@@ -110,7 +121,7 @@ def _draw_lines(results: StudyResults) -> Figure:
 def _draw_maps(results: StudyResults) -> Figure:
     rows, across = panel_grid(results)
     arms = results.axes[0].labels
-    means = [cell.final_loss.mean for cell in results.cells if cell.final_loss is not None]
+    means = [cell.final_value.mean for cell in results.cells if cell.final_value is not None]
     scale = Normalize(min(means, default=0.0), max(means, default=1.0))
     with mpl.rc_context(STYLE):
         size = ((0.75 * len(across) + 0.5) * len(arms) + 1.8, 0.55 * len(rows) + 1.6)
@@ -127,22 +138,22 @@ def _draw_maps(results: StudyResults) -> Figure:
         figure.colorbar(
             mpl.cm.ScalarMappable(scale, _MAP_COLORS),
             ax=panels.tolist(),
-            label="final held-out loss\n(nats per predicted token)",
+            label=plain(f"final {results.measure.label}"),
         )
     return figure
 
 
 def _draw_map(axes: Axes, cells: Sequence[Sequence[CellResult]], scale: Normalize) -> None:
     """Cells (rows, columns) with the mean in each, and what became of runs without one."""
-    means = [[math.nan if c.final_loss is None else c.final_loss.mean for c in row] for row in cells]
+    means = [[math.nan if c.final_value is None else c.final_value.mean for c in row] for row in cells]
     axes.imshow(means, norm=scale, cmap=_MAP_COLORS, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            text = "-" if cell.final_loss is None else f"{cell.final_loss.mean:.3f}"
+            text = "-" if cell.final_value is None else f"{cell.final_value.mean:.3f}"
             if num_diverged := _num_diverged(cell):
                 text = f"{text}\n{num_diverged} div."
-            is_dark = cell.final_loss is not None and scale(cell.final_loss.mean) < 0.6
+            is_dark = cell.final_value is not None and scale(cell.final_value.mean) < 0.6
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "black")
 
 
@@ -221,8 +232,8 @@ def _mark_unigram(axes: Axes, loss: float | None) -> None:
         axes.text(1.01, loss, "unigram", transform=axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
-def _final_losses(runs: Sequence[RunResult]) -> list[float]:
-    return [run.final_loss for run in runs if run.final_loss is not None]
+def _final_values(runs: Sequence[RunResult]) -> list[float]:
+    return [run.final_value for run in runs if run.final_value is not None]
 
 
 def _num_diverged(cell: CellResult) -> int:

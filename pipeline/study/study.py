@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,9 +17,12 @@ from pipeline.config.schema import Recipe
 from pipeline.errors import EXIT_STOPPED, UsageError, UserError
 from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
 from pipeline.runs.run_dir import RunDir, describe_machine, recipe_differences
+from pipeline.study.curves import read_curve
 from pipeline.study.grid import Grid
+from pipeline.study.measure import HELD_OUT_LOSS, Measure
 from pipeline.study.runs import Outcome, StudyRun, run_all
 from pipeline.study.table import render_study
+from pipeline.study.task_score import score_run
 from pipeline.study.write import write_study
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Study:
         directory: where all of it lies.
         processes: of each run; None for one without a launcher.
         parallel: runs at a time.
+        measure: what runs are compared by.
     """
 
     recipe: str
@@ -48,6 +52,7 @@ class Study:
     directory: Path
     processes: int | None = None
     parallel: int = 1
+    measure: Measure = HELD_OUT_LOSS
 
     def runs(self) -> list[StudyRun]:
         """All runs, seed by seed: what can be compared is there early."""
@@ -74,6 +79,7 @@ def carry_out(study: Study, *, train: bool = True) -> int:
     recipes = {run: study.recipe_of(run) for run in study.runs()}
     for run, recipe in recipes.items():
         _check_same_recipe(run, recipe)
+        read_curve(run.path, study.measure)  # before hours of training, whether runs have the figure
     study.directory.mkdir(parents=True, exist_ok=True)
     _write_definition(study, {recipe.corpus for recipe in recipes.values()})
     missing = [run for run in recipes if not run.is_over()] if train else []
@@ -86,7 +92,18 @@ def carry_out(study: Study, *, train: bool = True) -> int:
     )
     stopped = Outcome.STOPPED in outcomes.values()
     if not stopped and any(RunDir(run.path).metrics_file.is_file() for run in recipes):
-        results = write_study(study.directory, study.grid, _unigram_loss(list(recipes.values())))
+        corpora = {run.path: (recipe.corpus,) for run, recipe in recipes.items()}
+
+        def score_of(path: Path, last_step: int) -> float | None:
+            return score_run(path, last_step, study.measure, corpora[path])
+
+        results = write_study(
+            study.directory,
+            study.grid,
+            _unigram_loss(list(recipes.values())) if study.measure.is_loss else None,
+            study.measure,
+            None if study.measure.task is None else score_of,
+        )
         print(
             f"{render_study(results)}\nwrote {study.directory / 'study_results.json'}, table.md and figures"
         )
@@ -142,6 +159,7 @@ def _write_definition(study: Study, corpora: set[str]) -> None:
                 for axis in study.grid.axes
             ],
             "seeds": study.grid.seeds,
+            "measure": asdict(study.measure),
             "corpora": {path: read_manifest(Path(path)).content_sha256() for path in sorted(corpora)},
             "machine": describe_machine(),
         },

@@ -4,58 +4,70 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pipeline.study.comparison import PairedDifference, Sensitivity, Spread
+from pipeline.study.measure import At, Measure
 from pipeline.study.results import CellResult, RunResult, StudyResults
 
 _UNDEFINED = "-"
 _MOST_NAMED = 6  # cells in a note
-_CELL_HEADER = (
-    *("runs", "final loss", "difference", "95 % interval", "%", "p", "lower"),
-    *("steps to target", "time to target", "at equal time", "formed at"),
-)
-_ARM_HEADER = ("cells", "best", "median", "worst", "std", "runs", "diverged", "above the unigram loss")
+_ARM_HEADER = ("cells", "best", "median", "worst", "std", "runs", "diverged")
+_ABOVE_UNIGRAM = "above the unigram loss"
+_OTHER: dict[At, At] = {"end": "time", "steps": "time", "time": "end"}  # where else differences are told of
+_OTHER_HEADER = {"time": "at equal time", "end": "at the end"}
 
 
 def render_study(results: StudyResults) -> str:
     """The table of cells, that of the arms if there are other axes, and what must be known to read them."""
-    axes = [axis.name for axis in results.axes]
+    axes, measure = [axis.name for axis in results.axes], results.measure
+    rows = [[*cell.labels, *_cell_row(cell, measure)] for cell in results.cells]
     parts = [
-        "Final held-out loss (nats per predicted token) and difference from the baseline:",
-        aligned_table([*axes, *_CELL_HEADER], [_cell_row(cell) for cell in results.cells], len(axes)),
+        f"Final {measure.name} ({measure.unit}) and difference from the baseline{measure.where}:",
+        aligned_table([*axes, *_cell_header(measure)], rows, len(axes)),
     ]
     if len(results.settings) > 1:
-        rows = [[arm, *_arm_row(sensitivity)] for arm, sensitivity in results.arms.items()]
+        header = [*_ARM_HEADER, *([_ABOVE_UNIGRAM] if measure.is_loss else [])]
+        rows = [[arm, *_arm_row(sensitivity)[: len(header)]] for arm, sensitivity in results.arms.items()]
         parts += [
             f"Over {', '.join(axes[1:])} (each cell's mean over seeds):",
-            aligned_table([axes[0], *_ARM_HEADER], rows, 1),
+            aligned_table([axes[0], *header], rows, 1),
         ]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in _notes(results))]) + "\n"
 
 
-def _cell_row(cell: CellResult) -> list[str]:
-    num_finished = 0 if cell.final_loss is None else cell.final_loss.num
-    at_equal_seconds = cell.difference_at_equal_seconds
-    return [
-        *cell.labels,
+def _cell_header(measure: Measure) -> list[str]:
+    figures = ["runs", f"final {measure.figure}", "difference", "95 % interval", "%", "p", measure.better]
+    if measure.task is None:
+        figures += ["steps to target", "time to target", _OTHER_HEADER[_OTHER[measure.at]]]
+    return [*figures, "formed at"]
+
+
+def _cell_row(cell: CellResult, measure: Measure) -> list[str]:
+    num_finished = 0 if cell.final_value is None else cell.final_value.num
+    figures = [
         f"{num_finished} of {len(cell.runs)}",
-        render_spread(cell.final_loss, 4),
-        *_difference(cell.difference),
-        _reach(cell.steps_fraction, cell.num_compared),
-        _reach(cell.seconds_fraction, cell.num_compared),
-        _UNDEFINED if at_equal_seconds is None else f"{at_equal_seconds.mean:+.4f}",
-        _formed(cell),
+        render_spread(cell.final_value, 4),
+        *_difference(cell.difference_at(measure.at), measure),
     ]
+    if measure.task is None:
+        other = cell.difference_at(_OTHER[measure.at])
+        figures += [
+            _reach(cell.steps_fraction, cell.num_compared),
+            _reach(cell.seconds_fraction, cell.num_compared),
+            _UNDEFINED if other is None else f"{other.mean:+.4f}",
+        ]
+    return [*figures, _formed(cell)]
 
 
-def _difference(difference: PairedDifference | None) -> list[str]:
+def _difference(difference: PairedDifference | None, measure: Measure) -> list[str]:
     if difference is None:
         return [_UNDEFINED] * 5
-    interval = difference.interval
+    interval, percent = difference.interval, difference.relative_percent
+    num_better = difference.num_lower if measure.better == "lower" else difference.num_higher
     return [
         f"{difference.mean:+.4f}",
         _UNDEFINED if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}",
-        f"{difference.relative_percent:+.2f}",
+        _UNDEFINED if percent is None else f"{percent:+.2f}",
         _UNDEFINED if difference.p_value is None else f"{difference.p_value:.2g}",
-        f"{difference.num_lower} of {difference.num_pairs}",
+        f"{num_better} of {difference.num_pairs}",
     ]
 
 
@@ -94,30 +106,60 @@ def _arm_row(arm: Sensitivity) -> list[str]:
 
 
 def _notes(results: StudyResults) -> Iterator[str]:
-    first = results.axes[0]
+    first, measure = results.axes[0], results.measure
+    side = "below" if measure.better == "lower" else "above"
     yield (
         f"The baseline is {first.name} = {first.labels[0]}, with the same choices on all other axes. "
-        "Differences are cell minus baseline, paired by seed; below zero is better."
+        f"Differences are cell minus baseline, paired by seed; {side} zero is better."
     )
     if len(results.seeds) == 1:
         yield "One seed: there is no spread, no interval and no test."
     else:
-        num_tests = sum(cell.difference is not None for cell in results.cells)
+        num_tests = sum(cell.difference_at(measure.at) is not None for cell in results.cells)
         yield (
             "± is the standard deviation over seeds; interval and p are those of a paired t-test"
             + (f", p not corrected for {num_tests} comparisons." if num_tests > 1 else ".")
         )
-    yield (
-        "The target is the baseline's final loss with the same seed. Steps and time to it are those until a "
-        "run first has it, as a share of all that the baseline took; evaluations and checkpoints are not in "
-        "the time. At equal time: the difference when a run has trained for as long as its baseline in all, "
-        "or at its end if that was sooner. Formed at: the step at which the patterns counted as formed."
-    )
+    yield _about_task(measure) if measure.task is not None else _about_curves(measure)
     if results.unigram_loss is not None:
         yield f"The unigram loss is {results.unigram_loss:.4f}; diverged runs count as above it."
     if len({arm.num_cells for arm in results.arms.values()}) > 1:
         yield "Arms differ in how many of their cells have a finished run: best to std are not comparable."
     yield from _incomplete(results.cells)
+    nameless = [
+        run
+        for c in results.cells
+        for run in c.runs
+        if run.curve.state == "finished" and run.final_value is None
+    ]
+    if nameless:
+        yield f"{_num_runs(len(nameless))} finished and without a finite {measure.name}, in no mean."
+
+
+_FORMED_AT = "Formed at: the step at which the patterns counted as formed."
+
+
+def _about_curves(measure: Measure) -> str:
+    end, long = "or at its end if that was sooner", "trained for as long as its baseline in all"
+    at_equal = {
+        "end": f"At equal time: the difference when a run has {long}, {end}.",
+        "time": f"Differences are those when a run has {long}, {end}; at the end: those of the final values.",
+        "steps": (
+            f"Differences are those when a run has taken as many steps as its baseline in all, {end}; at "
+            f"equal time: when it has {long}."
+        ),
+    }[measure.at]
+    return (
+        f"The target is the baseline's final {measure.figure} with the same seed. Steps and time to it are "
+        "those until a run first has it, as a share of all that the baseline took; evaluations and "
+        f"checkpoints are not in the time. {at_equal} {_FORMED_AT}"
+    )
+
+
+def _about_task(measure: Measure) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in measure.settings.items())
+    given = f" with {settings}" if settings else ""
+    return f"Task {measure.task} of `evaluate`{given}, on the weights at a run's end. {_FORMED_AT}"
 
 
 def _incomplete(cells: Sequence[CellResult]) -> Iterator[str]:
@@ -125,8 +167,11 @@ def _incomplete(cells: Sequence[CellResult]) -> Iterator[str]:
     states = Counter(run.curve.state for cell in cells for run in cell.runs)
     for state in ("diverged", "unfinished", "missing"):
         if states[state]:
-            runs = "1 run is" if states[state] == 1 else f"{states[state]} runs are"
-            yield f"{runs} {state}, in no mean and no difference: {_named(cells, state)}."
+            yield f"{_num_runs(states[state])} {state}, in no mean and no difference: {_named(cells, state)}."
+
+
+def _num_runs(num: int) -> str:
+    return "1 run is" if num == 1 else f"{num} runs are"
 
 
 def _named(cells: Sequence[CellResult], state: str) -> str:

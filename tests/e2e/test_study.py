@@ -86,7 +86,7 @@ def test_every_cell_runs_with_every_seed_and_seeds_are_paired(finished):
 def test_results_are_those_of_the_runs(finished):
     results = json.loads((finished / "study_results.json").read_text())
     finals = {
-        (cell["labels"][0], run["seed"]): run["final_loss"]
+        (cell["labels"][0], run["seed"]): run["final_value"]
         for cell in results["cells"]
         for run in cell["runs"]
     }
@@ -135,15 +135,62 @@ def test_runs_of_another_corpus_or_other_held_out_rows_are_not_mixed_in(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_its_runs_are_compared_on_a_task(finished, tmp_path):
+def write_pairs(directory: Path) -> Path:
     pairs = [{"sentence_good": f"It {verb}s.", "sentence_bad": f"It {verb}."} for verb in ("work", "run")]
     about = {"linguistics_term": "agreement", "field": "syntax", "UID": "verbs"}
-    (tmp_path / "blimp").mkdir()
-    lines = [json.dumps(pair | about) + "\n" for pair in pairs]
-    (tmp_path / "blimp" / "verbs.jsonl").write_text("".join(lines))
+    directory.mkdir()
+    (directory / "verbs.jsonl").write_text("".join(json.dumps(pair | about) + "\n" for pair in pairs))
+    return directory
+
+
+@pytest.mark.slow
+def test_a_task_decides_and_is_not_measured_again(finished, recipe, tmp_path, capsys):
+    by = [
+        "--only-results",
+        "--compare-by",
+        "accuracy",
+        "task=blimp",
+        f"data={write_pairs(tmp_path / 'blimp')}",
+    ]
+    table = (finished / "table.md").read_text()
+    try:
+        assert study(recipe, finished, *by, "limit=1") == 0
+        told = capsys.readouterr().out
+        assert "Final blimp accuracy (share) and difference from the baseline:" in told
+        results = json.loads((finished / "study_results.json").read_text())
+        assert (results["measure"]["task"], results["measure"]["better"]) == ("blimp", "higher")
+        assert json.loads((finished / "study.json").read_text())["measure"] == results["measure"]
+        kept = [last_evaluation(path, "blimp") for path in run_dirs(finished)]
+        finals = [run["final_value"] for cell in results["cells"] for run in cell["runs"]]
+        assert finals == [entry["numbers"]["accuracy"] for entry in kept]
+
+        files = {path: path / "evaluation" / "blimp.json" for path in run_dirs(finished)}
+        units = [json.loads(file.read_text())["evaluations"][-1]["units"] for file in files.values()]
+        for file in files.values():  # a mark that would be gone if it were measured again
+            content = json.loads(file.read_text())
+            content["evaluations"][-1]["units"]["verbs"]["marked"] = True
+            file.write_text(json.dumps(content))
+        assert study(recipe, finished, *by, "limit=1") == 0
+        assert json.loads((finished / "study_results.json").read_text()) == results
+        for file, before in zip(files.values(), units, strict=True):
+            after = json.loads(file.read_text())["evaluations"][-1]["units"]
+            assert after == {"verbs": before["verbs"] | {"marked": True}}
+
+        capsys.readouterr()
+        assert study(recipe, finished, "--only-results", "--compare-by", "accurcy", "better=higher") == 64
+        assert "did you mean 'accuracy'?" in capsys.readouterr().err
+        assert study(recipe, finished, "--only-results", "--compare-by", "accuracy", "at=time") == 0
+        assert "Final held-out accuracy (share of predicted tokens)" in (finished / "table.md").read_text()
+    finally:
+        assert study(recipe, finished, "--only-results") == 0
+    assert (finished / "table.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_its_runs_are_compared_on_a_task(finished, tmp_path):
+    data = write_pairs(tmp_path / "blimp")
     out = tmp_path / "new" / "blimp.json"
-    options = ["--task", "blimp", "--data", str(tmp_path / "blimp"), "--out", str(out)]
+    options = ["--task", "blimp", "--data", str(data), "--out", str(out)]
     ended = run_command([sys.executable, "-m", "benchmarks.downstream", str(finished), *options])
     assert ended.code == 0, ended.output
     baseline, guided = json.loads(out.read_text())["cells"]

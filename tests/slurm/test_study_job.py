@@ -30,7 +30,7 @@ def test_an_array_shares_out_a_study(slurm: SlurmCluster, source: Path, recipe_f
     logs = [(source / f"slurm-{job}_{number}.log").read_text() for number in range(NUM_JOBS)]
     assert all("study_results.json" in log for log in logs)
     results = json.loads((out / "study_results.json").read_text())
-    assert [run["final_loss"] is not None for cell in results["cells"] for run in cell["runs"]] == [
+    assert [run["final_value"] is not None for cell in results["cells"] for run in cell["runs"]] == [
         True,
         True,
     ]

@@ -12,10 +12,10 @@ from scipy import stats
 from pipeline.study.comparison import (
     compare_runs,
     first_reach,
-    loss_at,
     paired_difference,
     sensitivity_of,
     spread_of,
+    value_at,
 )
 from pipeline.study.curves import Curve
 from tests.pipeline.study.synthetic import curve_of
@@ -43,25 +43,25 @@ def test_target_is_reached_between_evaluations(losses, target, reached):
     ("position", "loss"), [(5.0, None), (10.0, 6.0), (15.0, 5.5), (25.0, None), (40.0, 3.0), (99.0, 3.0)]
 )
 def test_loss_at_a_position(position, loss):
-    assert loss_at([10.0, 20.0, 30.0, 40.0], [6.0, 5.0, None, 3.0], position) == loss
-    assert loss_at([], [], position) is None
+    assert value_at([10.0, 20.0, 30.0, 40.0], [6.0, 5.0, None, 3.0], position) == loss
+    assert value_at([], [], position) is None
 
 
 def test_run_beside_its_baseline_by_hand():
     baseline = curve_of([6.0, 5.5, 5.0, 4.0], step_seconds=1.0)  # 40 steps, 40 seconds
     run = curve_of([6.0, 4.5, 3.5, 3.0], step_seconds=1.5)
     compared = compare_runs(run, baseline)
-    assert compared.baseline_loss == 4.0
+    assert compared.baseline_value == 4.0
     assert compared.difference == -1.0
     assert (compared.steps, compared.steps_fraction) == (25.0, 25 / 40)
     assert (compared.seconds, compared.seconds_fraction) == (37.5, 37.5 / 40)
     # 40 seconds are two thirds of the way from 30 to 45.
-    assert compared.loss_at_equal_seconds == pytest.approx(4.5 - 2 / 3)
+    assert compared.value_at_equal_seconds == pytest.approx(4.5 - 2 / 3)
 
 
 def test_run_that_is_over_sooner_is_taken_at_its_end():
     baseline = curve_of([6.0, 5.0], step_seconds=2.0)
-    assert compare_runs(curve_of([6.0, 4.0], step_seconds=1.0), baseline).loss_at_equal_seconds == 4.0
+    assert compare_runs(curve_of([6.0, 4.0], step_seconds=1.0), baseline).value_at_equal_seconds == 4.0
 
 
 def test_baseline_that_rises_again_says_so_when_compared_with_itself():
@@ -91,12 +91,12 @@ def test_diverged_run_has_no_difference_but_may_have_reached_the_target():
     compared = compare_runs(curve_of([6.0, 4.0, None], state="diverged"), baseline)
     assert compared.steps == 15.0
     assert compared.difference is None
-    assert compared.loss_at_equal_seconds is None
+    assert compared.value_at_equal_seconds is None
 
 
 def test_last_loss_before_diverging_is_not_what_a_run_has_at_equal_seconds():
     gave_up = curve_of([6.0, 4.0], state="diverged")
-    assert compare_runs(gave_up, curve_of([6.0, 5.5, 5.0])).loss_at_equal_seconds is None
+    assert compare_runs(gave_up, curve_of([6.0, 5.5, 5.0])).value_at_equal_seconds is None
 
 
 def test_runs_that_are_not_over_are_not_compared():
@@ -180,6 +180,6 @@ def test_target_is_reached_where_the_curve_has_its_loss(baseline, other):
     if compared.steps is None:
         assert min(other) > baseline[-1]
     elif compared.steps > run.steps[0]:
-        assert loss_at(run.steps, run.losses, compared.steps) == pytest.approx(baseline[-1])
+        assert value_at(run.steps, run.losses, compared.steps) == pytest.approx(baseline[-1])
     else:
         assert other[0] <= baseline[-1]

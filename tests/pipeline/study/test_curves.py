@@ -27,7 +27,7 @@ def test_seconds_are_means_times_steps_and_linear_between_lines(tmp_path):
         losses=(5.5, 5.25, 4.5),
         formed_step=30,
     )
-    assert curve.final_loss == 4.5
+    assert curve.final_value == 4.5
 
 
 def test_steps_without_an_update_are_in_no_mean(tmp_path):
@@ -51,7 +51,7 @@ def test_file_cut_short_is_of_an_unfinished_run(tmp_path):
     curve = read_curve(path)
     assert curve.state == "unfinished"
     assert curve.steps == (10, 20)  # of the time at step 30 nothing is known yet
-    assert curve.final_loss is None
+    assert curve.final_value is None
     assert not curve.is_over
 
 
@@ -84,7 +84,7 @@ def test_loss_that_is_not_finite_in_the_end_is_divergence(tmp_path):
     assert read_curve(tmp_path / "back").state == "finished"
     valid[1]["loss"] = None
     diverged = read_curve(write_run(tmp_path / "gone", train, valid))
-    assert (diverged.state, diverged.final_loss, diverged.is_over) == ("diverged", None, True)
+    assert (diverged.state, diverged.final_value, diverged.is_over) == ("diverged", None, True)
 
 
 def test_run_that_gave_up_has_diverged(tmp_path):

@@ -120,4 +120,4 @@ def test_maps_share_a_scale_and_tell_diverged_runs():
     assert len(texts) == 8
     assert texts[0].endswith("\n1 div.")
     assert texts[-1] == "-\n1 div."
-    assert texts[1] == f"{results.cells[1].final_loss.mean:.3f}"
+    assert texts[1] == f"{results.cells[1].final_value.mean:.3f}"

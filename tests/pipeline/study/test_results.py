@@ -34,7 +34,7 @@ def test_runs_are_paired_by_seed_and_only_where_both_are():
     }
     results = summarize(grid, curves, None)
     cell = cell_of(results, "on")
-    assert cell.final_loss.num == 2
+    assert cell.final_value.num == 2
     assert (cell.difference.num_pairs, cell.difference.mean) == (1, -1.0)
     assert [run.comparison is None for run in cell.runs] == [False, True, True]
     assert (cell.num_compared, cell.steps_fraction.mean) == (1, 15 / 20)
@@ -106,9 +106,9 @@ def test_study_in_progress_is_written_with_what_there_is(tmp_path):
             write_run(tmp_path / "runs" / cell.name / f"seed-{seed}", train, valid)
     results = write_study(tmp_path, grid)
     assert cell_of(results, "7", "4").difference.mean == pytest.approx(-0.5)
-    assert cell_of(results, "7", "12").final_loss is None
+    assert cell_of(results, "7", "12").final_value is None
     written = json.loads((tmp_path / "study_results.json").read_text())
-    assert [run["final_loss"] for run in written["cells"][2]["runs"]] == [4.5, 4.6]
+    assert [run["final_value"] for run in written["cells"][2]["runs"]] == [4.5, 4.6]
     assert (tmp_path / "table.md").read_text() == render_study(results)
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert drawn == {"curves.png", "speed.png", "sensitivity.png", "difference.png"}
