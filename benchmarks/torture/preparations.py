@@ -62,11 +62,11 @@ def kill_evaluation(run: RunDir, dice: random.Random) -> list[str]:
     time.sleep(dice.uniform(0.0, 10.0))
     kill_all(process)
     try:
-        json.loads((run.evaluation / "mlm.json").read_text(encoding="utf-8"))
+        json.loads((run.evaluation / "held_out.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         pass
     except ValueError as error:
-        return [f"{run.evaluation / 'mlm.json'} is broken: {error}"]
+        return [f"{run.evaluation / 'held_out.json'} is broken: {error}"]
     return []
 
 

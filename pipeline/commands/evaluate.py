@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import EXIT_DONE
 from pipeline.arguments import Parser, Subparsers, add_command, add_corpora, positive, positive_float
-from pipeline.evaluation.tasks import TASKS
+from pipeline.evaluation.tasks import FORMER_NAMES, TASKS
 
 _DESCRIPTION = """\
 Evaluate an encoder on a task: the newest good checkpoint of a run, or a Hugging Face directory. Prints a
@@ -34,7 +34,12 @@ def add(commands: "Subparsers[Parser]") -> None:
     )
     parser.add_argument("run", metavar="RUN", help="the run_dir of a trained recipe, or a model directory")
     parser.add_argument(
-        "--task", choices=tuple(TASKS), default="mlm", metavar="TASK", help="one of those above"
+        "--task",
+        type=lambda name: FORMER_NAMES.get(name, name),
+        choices=tuple(TASKS),
+        default=next(iter(TASKS)),
+        metavar="TASK",
+        help="one of those above",
     )
     parser.add_argument("--data", type=Path, metavar="PATH", help="file or directory of the task's data")
     parser.add_argument("--out", metavar="DIR", help="write DIR/TASK.json (default: RUN/evaluation)")

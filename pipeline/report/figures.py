@@ -17,22 +17,6 @@ Lines = Sequence[dict[str, Any]]
 _MAP_COLORS = "magma_r"
 
 
-def draw_loss(path: Path, train: Lines, valid: Lines, unigram: float | None) -> None:
-    """Training and held-out loss, against the unigram model's where there is one."""
-
-    def draw(axes: Axes) -> None:
-        axes.plot(_column(train, "step"), _column(train, "loss"), color="C0", alpha=0.6, label="training")
-        axes.plot(
-            _column(valid, "step"), _column(valid, "loss"), color="C1", marker="o", ms=4, label="held-out"
-        )
-        if unigram is not None:
-            axes.axhline(unigram, color="0.4", ls="--", label=f"unigram model ({unigram:.2f})")
-        axes.set(xlabel="step", ylabel="loss (nats per masked token)")
-        axes.legend(frameon=False)
-
-    _save(path, draw)
-
-
 def draw_rates(path: Path, train: Lines) -> None:
     """Learning rate and guidance weight."""
 

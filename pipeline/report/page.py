@@ -10,10 +10,12 @@ import yaml
 
 from data_prep.files import write_atomically
 from pipeline.data.batches import rows_evaluated
+from pipeline.encoder.attention import why_not_tapped
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.baseline import held_out_baseline
 from pipeline.report import figures
 from pipeline.report.attention_maps import attend_to_sentence
+from pipeline.report.metric_figures import draw_metrics
 from pipeline.runs.run_dir import read_json_lines
 from pipeline.weights import TrainedRun, load_trained_run
 
@@ -52,25 +54,25 @@ def _draw_all(
         drawn.append({"file": name, "caption": text})
         return directory / name
 
-    figures.draw_loss(
-        caption("loss.png", "Loss, and what knowing only token frequencies gives."),
-        train,
-        valid,
-        baseline.get("loss"),
-    )
+    loss, *others = [metric for metric in trained.objective.metrics if metric.name in valid[-1]]
+    text = "Loss" + (", and what knowing only token frequencies gives." if "loss" in baseline else ".")
+    draw_metrics(caption("loss.png", text), [loss], train, valid, baseline)
+    if others:
+        draw_metrics(caption("metrics.png", "The objective's other metrics."), others, train, valid, baseline)
     if names:
         text = "Held-out attention mass on target, by layer and step."
         figures.draw_guidance_mass(caption("guidance_mass.png", text), valid, names, len(allocation.layers))
     if any(line["guidance_weight"] for line in train):
         text = "Guidance error while training; a gap where no layer was guided."
         figures.draw_guidance_error(caption("guidance_error.png", text), train, names)
-    sentence = attend_to_sentence(trained)
-    shown = " in this held-out text: " + " ".join(sentence.tokens)
-    if names:
-        text = "How guided heads form: attention (rows look at columns)" + shown
-        figures.draw_forming(caption("forming.png", text), sentence, allocation)
-    text = "Attention now" + shown
-    figures.draw_attention_maps(caption("attention_maps.png", text), sentence, allocation)
+    if why_not_tapped(trained.module.model) is None:
+        sentence = attend_to_sentence(trained)
+        shown = " in this held-out text: " + " ".join(sentence.tokens)
+        if names:
+            text = "How guided heads form: attention (rows look at columns)" + shown
+            figures.draw_forming(caption("forming.png", text), sentence, allocation)
+        text = "Attention now" + shown
+        figures.draw_attention_maps(caption("attention_maps.png", text), sentence, allocation)
     figures.draw_rates(caption("rates.png", "Learning rate and guidance weight."), train)
     text = "Throughput over all processes, and what the time of a step goes into."
     figures.draw_throughput(caption("throughput.png", text), train)
@@ -89,7 +91,11 @@ def _render(
     summary = {
         "step": f"{trained.step} of {trained.recipe.train.num_steps}",
         "held-out loss": _number(last["held_out_loss"]),
-        "held-out perplexity": _number(last["held_out_perplexity"]),
+        **{
+            f"held-out {metric.name.replace('_', ' ')}": _number(last[f"held_out_{metric.name}"])
+            for metric in trained.objective.metrics[1:]
+            if f"held_out_{metric.name}" in last
+        },
         "held-out rows used": _rows_used(trained),
         "tokens trained": f"{last['tokens']:,}",
         f"passes over {_trained_corpus(trained, last)}": f"{last['epoch']:.2f}",

@@ -15,7 +15,7 @@ from pipeline.build import Corpus
 from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.schema import Recipe
 from pipeline.errors import EXIT_STOPPED, UsageError, UserError
-from pipeline.evaluation.unigram import SAMPLE_ROWS, held_out_unigram_loss
+from pipeline.evaluation.baseline import SAMPLE_ROWS, held_out_baseline
 from pipeline.runs.run_dir import RunDir, describe_machine, recipe_differences
 from pipeline.study.curves import read_curve
 from pipeline.study.grid import Grid
@@ -77,6 +77,7 @@ def carry_out(study: Study, *, train: bool = True) -> int:
         train: False writes the results of what has been trained so far.
     """
     recipes = {run: study.recipe_of(run) for run in study.runs()}
+    _check_comparable(study.measure, list(recipes.values()))
     for run, recipe in recipes.items():
         _check_same_recipe(run, recipe)
         read_curve(run.path, study.measure)  # before hours of training, whether runs have the figure
@@ -116,6 +117,17 @@ def carry_out(study: Study, *, train: bool = True) -> int:
             raise error
         logger.error("%s", error)
     return EXIT_STOPPED if stopped else EXIT_DONE
+
+
+def _check_comparable(measure: Measure, recipes: Sequence[Recipe]) -> None:
+    """Figures of held-out evaluations have the same name in several objectives, not the same meaning."""
+    kinds = sorted({recipe.objective.kind for recipe in recipes})
+    if len(kinds) > 1 and measure.task is None:
+        raise UsageError(
+            f"--compare-by {measure.figure}: the runs have the objectives {' and '.join(kinds)}, whose "
+            "held-out figures cannot be compared; compare them by a task, for example --compare-by accuracy "
+            "task=blimp data=PATH"
+        )
 
 
 def _in_own_order(runs: list[StudyRun]) -> list[StudyRun]:
@@ -175,4 +187,5 @@ def _unigram_loss(recipes: Sequence[Recipe]) -> float | None:
         return None
     recipe = recipes[0]
     whole = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_share": 1.0})})
-    return held_out_unigram_loss(whole, Corpus.open(recipe.corpus), recipe.evaluation.max_rows, SAMPLE_ROWS)
+    corpus, max_rows = Corpus.open(recipe.corpus), recipe.evaluation.max_rows
+    return held_out_baseline(whole, corpus, max_rows, SAMPLE_ROWS).get("loss")

@@ -62,7 +62,7 @@ def test_compiled_run_has_the_losses_of_an_uncompiled_one(recipe, uncompiled, tm
 def test_evaluation_attends_as_training_did(uncompiled):
     """The command, which has no engine and compiles nothing, finds the loss that the run found at its end."""
     assert main(["evaluate", str(uncompiled), "--limit", "16"]) == 0  # as the recipe says
-    evaluated = last_evaluation(uncompiled, "mlm")["numbers"]
+    evaluated = last_evaluation(uncompiled, "held_out")["numbers"]
     assert evaluated["loss"] == pytest.approx(read_metrics(uncompiled, "valid")[-1]["loss"], rel=1e-5)
 
 

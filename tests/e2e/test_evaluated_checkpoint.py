@@ -13,7 +13,7 @@ from pipeline.__main__ import main
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.task import Settings
-from pipeline.evaluation.tasks.mlm import HeldOut
+from pipeline.evaluation.tasks.held_out import HeldOut
 from pipeline.export import export_run, write_export
 from pipeline.runs.run_dir import RunDir
 from pipeline.weights import choose_checkpoint, load_trained_run, read_weights
@@ -112,5 +112,5 @@ def test_the_first_of_two_exports_stays(run):
 
 def test_results_stand_under_the_checkpoint(run):
     assert main(["evaluate", str(run.path), "--limit", "8"]) == 0
-    of = last_evaluation(run.path, "mlm")["of"]
+    of = last_evaluation(run.path, "held_out")["of"]
     assert of["checkpoint_sha256"] == choose_checkpoint(run).sha256

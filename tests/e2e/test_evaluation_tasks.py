@@ -58,7 +58,7 @@ def write_ood(path: Path) -> None:
 
 
 MADE: dict[str, tuple[Callable[[Path], None] | None, list[str]]] = {
-    "mlm": (None, ["--limit", "8"]),
+    "held_out": (None, ["--limit", "8"]),
     "probe": (None, ["--limit", "5", "--only", "patterns"]),
     "blimp": (write_blimp, []),
     "glue": (write_glue, ONCE),

@@ -164,7 +164,7 @@ def test_run_with_a_bias_is_evaluated_exported_and_reported(biased, capsys):
         assert main([command, str(run.path)]) == 0
     assert "same logits as the run" in capsys.readouterr().out
     last = read_metrics(run.path, "valid")[-1]
-    found = last_evaluation(run.path, "mlm")["units"]["held-out"]
+    found = last_evaluation(run.path, "held_out")["units"]["held-out"]
     assert found["guidance_mass"].keys() == last["guidance_mass"].keys() == {"next", "delimiters"}
     for name in ("forming.png", "attention_maps.png", "guidance_mass.png"):
         assert (run.report / name).is_file()

@@ -35,7 +35,7 @@ def run_all(run: Path, *options: str) -> float:
     """Every command must do; returns the held-out loss."""
     for name, *arguments in COMMANDS:
         assert main([name, str(run), *arguments, *options]) == 0, name
-    return last_evaluation(run, "mlm")["numbers"]["loss"]
+    return last_evaluation(run, "held_out")["numbers"]["loss"]
 
 
 def test_a_run_is_read_from_anywhere_and_wherever_it_was_moved(project, tmp_path, monkeypatch):

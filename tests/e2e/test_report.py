@@ -39,7 +39,7 @@ def run_dir(recipe_file, tmp_path_factory):
 
 def test_evaluate_agrees_with_the_run_and_names_the_unigram_loss(run_dir, capsys):
     assert main(["evaluate", str(run_dir), "--limit", "16"]) == 0
-    result = last_evaluation(run_dir, "mlm")["numbers"]
+    result = last_evaluation(run_dir, "held_out")["numbers"]
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert result["loss"] == pytest.approx([x for x in lines if x["kind"] == "valid"][-1]["loss"], rel=1e-5)
     printed = capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_samples_do_not_depend_on_the_division_into_batches(order: list[int], si
     recipe = make_recipe()
     module = make_module(recipe).eval()
     with torch.no_grad():
-        whole = {row: filled for row, filled in zip(ALL_ROWS, filled_rows(module, recipe, ALL_ROWS, epoch))}
+        whole = filled_rows(module, recipe, ALL_ROWS, epoch)
         for start in range(0, NUM_ROWS, size):
             rows = order[start : start + size]
             for row, filled in zip(rows, filled_rows(module, recipe, rows, epoch)):
@@ -132,7 +132,9 @@ def test_rows_that_fill_up_a_batch_count_nothing() -> None:
         filled_up = make_batch(recipe, [1, 2, 0, 0], filler=[0])
         beside = module(filled_up, None)
 
-    assert filled_up.counts == make_batch(recipe, [1, 2]).counts | {"positions": filled_up.counts["positions"]}
+    assert filled_up.counts == make_batch(recipe, [1, 2]).counts | {
+        "positions": filled_up.counts["positions"]
+    }
     for name, value in alone.sums.items():
         assert beside.sums[name].item() == pytest.approx(value.item(), rel=1e-6), name
     assert beside.rows[:, 2:].eq(0).all()
@@ -147,7 +149,10 @@ def test_embeddings_are_tied_or_not() -> None:
     positions = "embeddings.position_embeddings"
     of_both = [network.base_model.get_submodule(positions) for network in tied.networks.values()]
     assert of_both[0] is of_both[1]
-    assert untied.generator.get_input_embeddings().weight is not untied.discriminator.get_input_embeddings().weight
+    assert (
+        untied.generator.get_input_embeddings().weight
+        is not untied.discriminator.get_input_embeddings().weight
+    )
 
 
 def test_passes_are_those_made() -> None:
