@@ -64,8 +64,8 @@ STUDIES = {
         ),
     ),
     "objectives": StudyPlan(
-        "Replaced-token detection against masked language modelling at equal time, on minimal pairs; and guidance "
-        "of its networks. A step of the former costs 1.31 times the FLOPs, so it takes 1,600 / 1.33 steps.",
+        "Replaced-token detection against masked language modelling at equal time, on minimal pairs; and "
+        "guidance of its networks. Its steps cost 1.31 times the FLOPs, so there are 1,600 / 1.33 of them.",
         (
             *("--arm", "mlm", "guidance.weight=0", "train.num_steps=1600"),
             *("--arm", "electra", "guidance.weight=0", *_ELECTRA),
