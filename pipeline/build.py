@@ -13,7 +13,8 @@ from pipeline.data.corpus import CorpusSplit, Vocabulary, read_vocabulary
 from pipeline.data.phases import Phase
 from pipeline.data.token_sets import guidance_token_ids
 from pipeline.encoder.attention import install_taps
-from pipeline.encoder.model import attention_dropout
+from pipeline.encoder.families import attention_dropout
+from pipeline.encoder.self_check import check_attention
 from pipeline.engine import PretrainingModule
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.formation import Formation
@@ -89,7 +90,7 @@ def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank:
 
 
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
-    """The networks with objective and guidance, in float32 in host memory."""
+    """The networks with objective and guidance, in float32 in host memory; a UserError if one cannot."""
     phases, manifests = open_phases(recipe)
     kind = load_objective(recipe.objective.kind)
     positions = recipe.model.max_positions or longest_rows(manifests.values())
@@ -105,6 +106,8 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
         guides = [
             one.guide for one in guided if one.network is network and one.guide.allocation.guided_layers
         ]
+        is_apart = not recipe.data.attend_across_documents
+        check_attention(network, needs_taps=bool(guides), keeps_documents_apart=is_apart)
         install_taps(network, list(zip(*(guide.taps for guide in guides))))
     return PretrainingModule(objective, guided)
 

@@ -20,7 +20,7 @@ from data_prep.tokenizing.directory import TokenizerDirectory, open_directory
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.data.batches import evaluation_batches
 from pipeline.data.corpus import CorpusSplit
-from pipeline.encoder.model import usable_positions
+from pipeline.encoder.families import usable_positions
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.evaluation.quiet import quiet_transformers
 from pipeline.runs.run_dir import RunDir

@@ -4,20 +4,20 @@ Each rule yields the problems it finds with the keys involved; a problem about a
 to be broken is left out, so one mistake is told once.
 """
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
+from transformers import AutoModelForMaskedLM, PretrainedConfig
 
 from data_prep.format import TOKENIZER_NAME, Manifest, read_manifest
 from data_prep.tokenizing.directory import open_directory
 from pipeline.config.assumed_corpus import AssumedCorpus, stand_in_vocabulary
 from pipeline.config.curriculum_checks import batch_sizes, check_curriculum
 from pipeline.config.deepspeed_json import read_template, zero_stage
+from pipeline.config.family_checks import check_family, check_twin
 from pipeline.config.guidance_checks import check_guidance, check_guided_heads
 from pipeline.config.load import Problem, find_recipe, parse_recipe, raise_problems, read_settings
 from pipeline.config.model_checks import check_model_fits, check_positions
@@ -25,33 +25,13 @@ from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary, vocabulary_of
 from pipeline.data.corpus_tokenizer import tokenizer_problem
 from pipeline.encoder.compilation import LAST_ZERO_STAGE
-from pipeline.encoder.model import (
-    has_safetensors,
-    model_config,
-)
+from pipeline.encoder.families import decoder_problem, family_problem
+from pipeline.encoder.model import has_safetensors, model_config
 from pipeline.errors import DataError
 from pipeline.objectives import load_objective
 from pipeline.objectives.protocol import Facts
 
 _ANY_LENGTH = 512  # of rows, where no corpus says it
-_NOT_OPTIONS = {  # settings of transformers that the recipe says elsewhere, or that make no encoder
-    "num_hidden_layers": "write model.num_layers instead",
-    "hidden_size": "write model.hidden_size instead",
-    "num_attention_heads": "write model.num_heads instead",
-    "intermediate_size": "write model.intermediate_size instead",
-    "max_position_embeddings": "write model.max_positions instead",
-    "hidden_dropout_prob": "write model.dropout instead",
-    "embedding_dropout": "write model.dropout instead",
-    "mlp_dropout": "write model.dropout instead",
-    "attention_probs_dropout_prob": "write model.attention_dropout instead",
-    "attention_dropout": "write model.attention_dropout instead",
-    "is_decoder": "an encoder attends both ways; leave it out",
-    "add_cross_attention": "an encoder has no cross-attention; leave it out",
-    **dict.fromkeys(
-        ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"),
-        "the corpus's tokenizer decides it; leave it out",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +191,7 @@ def _open_model(
             Problem((f"model.{key}", "model.checkpoint"), "the checkpoint decides it; remove one of the two")
         )
     if section.checkpoint is None:
-        problems += _check_options(recipe)
-        if section.hidden_size % section.num_heads:
-            problems.append(
-                Problem(
-                    ("model.hidden_size", "model.num_heads"),
-                    f"{section.hidden_size} cannot be split over {section.num_heads} heads; write a multiple",
-                )
-            )
+        problems += check_family(section)
     elif not (Path(section.checkpoint) / "config.json").is_file() or not has_safetensors(
         Path(section.checkpoint)
     ):
@@ -236,29 +209,20 @@ def _open_model(
         config = model_config(
             section, vocabulary or stand_in_vocabulary(8), max(row_lengths.values(), default=_ANY_LENGTH)
         )
+        if (
+            section.checkpoint is not None
+            and (problem := family_problem(config.model_type) or decoder_problem(config)) is not None
+        ):
+            return None, [Problem(("model.checkpoint",), problem)]
         with torch.device("meta"):  # builds the model without memory, so that no value fails later
             AutoModelForMaskedLM.from_config(config)
     except Exception as error:  # transformers raises many kinds here, all about the values given
         key = "model.options" if section.checkpoint is None else "model.checkpoint"
         return None, [Problem((key,), f"transformers refuses it ({type(error).__name__}): {error}")]
+    problems = check_twin(recipe)
     if manifest is not None and vocabulary is not None:
-        problems = [
+        problems += [
             *check_positions(recipe, config, row_lengths),
             *check_model_fits(recipe, config, manifest, vocabulary),
         ]
     return config, problems
-
-
-def _check_options(recipe: Recipe) -> Iterator[Problem]:
-    known = AutoConfig.for_model(recipe.model.family).to_dict()
-    # transformers accepts these beside what it stores.
-    known |= dict.fromkeys(("global_attn_every_n_layers",)) if recipe.model.family == "modernbert" else {}
-    for key in recipe.model.options:
-        if key in _NOT_OPTIONS:
-            yield Problem((f"model.options.{key}",), _NOT_OPTIONS[key])
-        elif key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            yield Problem(
-                (f"model.options.{key}",), f"not a setting of the {recipe.model.family} family{hint}"
-            )

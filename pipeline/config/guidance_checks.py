@@ -8,21 +8,20 @@ from transformers import PretrainedConfig
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.token_sets import read_tokens
-from pipeline.encoder.model import attention_reach, model_family
+from pipeline.encoder.families import attention_reach, has_rotary_positions
+from pipeline.encoder.model import model_family
 from pipeline.guidance.allocation import Allocation, allocate, head_table, is_table, pattern_names
 from pipeline.guidance.patterns import parse_pattern, reach_of
-
-_WITH_ROTARY_POSITIONS = ("modernbert",)
 
 
 def warn_of_guidance(recipe: Recipe) -> str | None:
     """Why guidance, though in order, is likely to harm this model; None for other models or without it."""
     family = model_family(recipe.model)
-    if recipe.guidance.acts_by is None or family not in _WITH_ROTARY_POSITIONS:
+    if recipe.guidance.acts_by is None or not has_rotary_positions(family):
         return None
     return (
         f"guidance is likely to harm: {family} has rotary positions and finds its neighbours without it, and "
-        "where it was measured guidance made the loss worse (docs/guidance.md); write guidance.weight=0 to "
+        "where that was measured guidance made the loss worse (docs/guidance.md); write guidance.weight=0 to "
         "switch it off"
     )
 

@@ -10,9 +10,8 @@ from data_prep.tokenizing.directory import TOKENIZER_FILE, open_directory
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary
-from pipeline.encoder.model import usable_positions
+from pipeline.encoder.families import usable_positions
 from pipeline.errors import DataError
-from pipeline.objectives.mlm.module import SUPPORTED_FAMILIES
 
 
 def check_positions(
@@ -34,7 +33,7 @@ def check_positions(
 def check_model_fits(
     recipe: Recipe, config: PretrainedConfig, manifest: Manifest, vocabulary: Vocabulary
 ) -> Iterator[Problem]:
-    """The vocabulary must fit, and a checkpoint must be of a known family and of the corpus's tokenizer."""
+    """The vocabulary must fit, and a checkpoint must be of the corpus's tokenizer."""
     if recipe.model.checkpoint is None:
         if config.vocab_size < vocabulary.size:
             yield Problem(
@@ -42,11 +41,6 @@ def check_model_fits(
                 f"{config.vocab_size} is less than the tokenizer's {vocabulary.size} tokens; leave it out",
             )
         return
-    if config.model_type not in SUPPORTED_FAMILIES:
-        yield Problem(
-            ("model.checkpoint",),
-            f"holds a {config.model_type} model; the families are {', '.join(SUPPORTED_FAMILIES)}",
-        )
     if config.vocab_size < vocabulary.size:
         yield Problem(
             ("model.checkpoint", "corpus"),

@@ -81,7 +81,9 @@ Duration = Annotated[int | float, BeforeValidator(lambda value: _check_duration(
 class ModelSection(Section):
     """The encoder: a family and its sizes, or a local checkpoint to start from."""
 
-    family: Literal["roberta", "bert", "modernbert"] = "roberta"
+    family: str = Field(
+        "roberta", description="a model type of transformers that has a masked-LM class (docs/families.md)"
+    )
     num_layers: PositiveInt = 12
     hidden_size: PositiveInt = 768
     num_heads: PositiveInt = 12

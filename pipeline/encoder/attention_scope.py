@@ -19,7 +19,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.data.documents import Documents, keys_of_document
-from pipeline.encoder.model import attention_dropout
+from pipeline.encoder.families import attention_dropout, first_position
 
 _LARGEST_HEAD = 256  # of flash attention
 _FIRST_CAPABILITY = (8, 0)
@@ -96,12 +96,12 @@ def suits_sequences(head_size: int, dropout: float, has_bias: bool) -> bool:
 def position_ids(config: PretrainedConfig, documents: Documents) -> torch.Tensor:
     """Positions as the family counts them, from each document's first token on, (B, N), int64.
 
-    RoBERTa's begin after its padding's number, which padding has; the others begin at 0.
+    Where they begin after padding's number, padding has that one.
     """
-    if config.model_type != "roberta":
+    first = first_position(config)
+    if first == 0:
         return documents.places()
-    is_real = documents.ends > 0
-    return config.pad_token_id + torch.where(is_real, documents.places() + 1, 0)
+    return first - 1 + torch.where(documents.ends > 0, documents.places() + 1, 0)
 
 
 def inside_window(spans: torch.Tensor, reach: int) -> torch.Tensor:

@@ -57,6 +57,14 @@ def compile_blocks_if_possible(model: PreTrainedModel, cluster: Cluster, *, reco
                 found[0],
             )
         return False
+    if not blocks_of(model):
+        if cluster.is_main:
+            logger.warning(
+                "%s has no blocks of its own for each layer that torch.compile could take one by one, so it "
+                "runs uncompiled; write train.compile: false to do without this message",
+                type(model).__name__,
+            )
+        return False
     compile_blocks(model)
     return True
 
@@ -94,13 +102,18 @@ def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> list[nn
     torch._dynamo.config.accumulated_recompile_limit = _MOST_GRAPHS
     # What a layer's tap keeps is kept in the forward pass only, when activations are computed again.
     torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
-    blocks: list[nn.Module] = [
-        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
-    assert len(blocks) == model.config.num_hidden_layers
+    blocks = blocks_of(model)
     for block in blocks:
         block.compile(backend=backend, dynamic=False)
     return blocks
+
+
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """One block for each layer, in order; none where the family's layers are not such, or share weights."""
+    blocks: list[nn.Module] = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    return blocks if len(blocks) == model.config.num_hidden_layers else []
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ price is that only the *sum* of the losses can be differentiated: its gradient i
 pass but for one factor. Liger's own kernel would do on CUDA, but it does not tell the losses row by row.
 
 From the same logits a token can be drawn for each prediction, by inverse distribution: of the tokens that may
-be drawn, in the order of their ids, the first one whose cumulated probability exceeds u_i, a number in [0, 1).
+be drawn, in the order of their ids, the first one with a cumulated probability above u_i, a number in [0, 1).
 It depends on z_i and u_i alone, so neither on what stands beside it nor on the size of a chunk.
 
 Shapes: N predictions, D hidden size, V vocabulary, F ids that are never drawn.

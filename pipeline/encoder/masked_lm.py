@@ -58,7 +58,7 @@ class MaskedPredictor:
             with _hidden_states_at(self.model.base_model, positions):
                 outputs = self.model(**inputs)
         except TypeError as error:  # a tuple cannot be added to, scaled or cut
-            raise UserError(f"{_refusal(self.model)}, as {error}") from error
+            raise UserError(f"{_refusal(self.model)} ({error})") from error
         finally:
             self.output_layer.questions = None
         found = outputs[0]
@@ -105,6 +105,6 @@ def _hidden_states_at(encoder: nn.Module, positions: torch.Tensor) -> Iterator[N
 
 def _refusal(model: PreTrainedModel) -> str:
     return (
-        f"{type(model).__name__} cannot be trained: it does not return what its output layer "
-        f"({type(model.get_output_embeddings()).__name__}) gives"
+        f"{type(model).__name__} cannot be trained: its logits are not what its output layer gives, but more "
+        "comes after it or it is not used"
     )

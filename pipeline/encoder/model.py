@@ -7,17 +7,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 
 from pipeline.config.schema import ModelSection
 from pipeline.data.corpus import Vocabulary
-
-_DROPOUT_KEYS = {  # a family's names for the recipe's (dropout, attention_dropout)
-    "bert": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
-    "roberta": (["hidden_dropout_prob"], "attention_probs_dropout_prob"),
-    "modernbert": (["embedding_dropout", "mlp_dropout"], "attention_dropout"),
-}
-# RoBERTa and its kin number positions from the padding id + 1; the embeddings before are never used.
-_NUMBERED_FROM_PADDING = (
-    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod"),
-    *("data2vec-text", "ibert", "longformer", "luke", "mpnet"),
-)
+from pipeline.encoder.families import attention_implementation, settings_from_scratch
 
 
 def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length: int) -> PretrainedConfig:
@@ -28,28 +18,10 @@ def model_config(section: ModelSection, vocabulary: Vocabulary, sequence_length:
     """
     if section.checkpoint is not None:
         return checkpoint_config(section.checkpoint)
-    dropout_keys, attention_dropout_key = _DROPOUT_KEYS[section.family]
-    settings = {
-        "vocab_size": padded_vocabulary_size(vocabulary.size),
-        "num_hidden_layers": section.num_layers,
-        "hidden_size": section.hidden_size,
-        "num_attention_heads": section.num_heads,
-        "intermediate_size": section.intermediate_size,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": vocabulary.cls_id,
-        "eos_token_id": vocabulary.sep_id,
-        "cls_token_id": vocabulary.cls_id,
-        "sep_token_id": vocabulary.sep_id,
-        attention_dropout_key: section.attention_dropout,
-        **dict.fromkeys(dropout_keys, section.dropout),
-    }
-    positions = section.max_positions or sequence_length
-    if section.family == "roberta":
-        # RoBERTa numbers positions from the padding id + 1 and has one segment.
-        settings |= {"max_position_embeddings": positions + vocabulary.pad_id + 1, "type_vocab_size": 1}
-    else:
-        settings["max_position_embeddings"] = positions
-    return AutoConfig.for_model(section.family, **(settings | section.options))
+    settings = settings_from_scratch(
+        section, vocabulary, padded_vocabulary_size(vocabulary.size), sequence_length
+    )
+    return AutoConfig.for_model(section.family, **settings)
 
 
 def padded_vocabulary_size(size: int) -> int:
@@ -70,33 +42,12 @@ def model_family(section: ModelSection) -> str:
     return section.family if section.checkpoint is None else checkpoint_config(section.checkpoint).model_type
 
 
-def usable_positions(config: PretrainedConfig) -> int:
-    """Longest input the configuration can take, in tokens."""
-    reserved = config.pad_token_id + 1 if config.model_type in _NUMBERED_FROM_PADDING else 0
-    return config.max_position_embeddings - reserved
-
-
-def attention_dropout(config: PretrainedConfig) -> float:
-    """Rate of the dropout on attention probabilities."""
-    return float(getattr(config, _DROPOUT_KEYS[config.model_type][1]))
-
-
-def hidden_dropout(config: PretrainedConfig) -> float:
-    """Rate of the dropout on hidden states; the highest where the family has several."""
-    return max(float(getattr(config, key)) for key in _DROPOUT_KEYS[config.model_type][0])
-
-
-def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
-    """How far a token sees to either side in a layer; None for all the way."""
-    if getattr(config, "layer_types", None) and config.layer_types[layer] == "sliding_attention":
-        return config.local_attention // 2
-    return None
-
-
 def build_model(
     section: ModelSection, vocabulary: Vocabulary, sequence_length: int, seed: int
 ) -> PreTrainedModel:
-    """The encoder in float32 with SDPA attention; from scratch, its weights are a function of `seed`."""
+    """The encoder in float32, attention fused if it can be; from scratch, weights depend on `seed` alone."""
+    config = model_config(section, vocabulary, sequence_length)
+    attention = attention_implementation(config)
     if section.checkpoint is not None:
         return AutoModelForMaskedLM.from_pretrained(
             section.checkpoint,
@@ -104,12 +55,11 @@ def build_model(
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
         )
-    config = model_config(section, vocabulary, sequence_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        return AutoModelForMaskedLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
 
 
 def has_safetensors(checkpoint: Path) -> bool:

@@ -17,7 +17,8 @@ from transformers import (
 
 from data_prep.files import sha256_file
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
-from pipeline.encoder.model import checkpoint_config, usable_positions
+from pipeline.encoder.families import usable_positions
+from pipeline.encoder.model import checkpoint_config
 from pipeline.encoder.replaced_token import detector_class, is_detector
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.encoder_tokenizer import (

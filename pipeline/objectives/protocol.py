@@ -62,14 +62,12 @@ class Pass(NamedTuple):
 
     Attributes:
         network: its name.
-        predictions: positions at which its output layer runs.
-        outputs: values that the output layer gives for each, the vocabulary size of a masked language model.
+        predictions: positions at which its head runs.
         backward: whether gradients are computed.
     """
 
     network: str
     predictions: float
-    outputs: int
     backward: bool = True
 
 

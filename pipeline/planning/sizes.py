@@ -16,7 +16,7 @@ from pipeline.config.deepspeed_json import (
 from pipeline.config.schema import Recipe
 from pipeline.data.phases import Phase
 from pipeline.encoder.attention_scope import suits_sequences
-from pipeline.encoder.model import attention_dropout, attention_reach, hidden_dropout
+from pipeline.encoder.families import attention_dropout, attention_reach, hidden_dropout
 from pipeline.engine import parameter_groups
 from pipeline.guidance.allocation import Allocation
 

@@ -18,7 +18,7 @@ from pipeline.build import (
     open_phases,
 )
 from pipeline.config.schema import Recipe
-from pipeline.encoder.model import usable_positions
+from pipeline.encoder.families import usable_positions
 from pipeline.engine import forward
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide

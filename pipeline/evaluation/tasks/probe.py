@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from pipeline.config.schema import GuidanceSection
 from pipeline.data.token_sets import tokens_of
-from pipeline.encoder.model import attention_reach
+from pipeline.encoder.families import attention_reach
 from pipeline.errors import UsageError
 from pipeline.evaluation.encoder import Encoder
 from pipeline.evaluation.probing.head_statistics import (

@@ -23,6 +23,7 @@ from pipeline.encoder.inputs import encoder_inputs
 from pipeline.encoder.linear_cross_entropy import Predictions, Questions
 from pipeline.encoder.masked_lm import MaskedPredictor
 from pipeline.encoder.replaced_token import detector_class, replaced_logits
+from pipeline.encoder.self_check import check_predictions
 from pipeline.objectives.protocol import Pass, Scored, Term
 
 
@@ -47,6 +48,7 @@ class ReplacedTokenDetection(nn.Module):
             not_sampled: ids that the generator must not fill in, such as special tokens.
         """
         super().__init__()
+        check_predictions(generator)
         self.discriminator = discriminator
         self.generator = generator
         self._weight = weight
@@ -94,8 +96,8 @@ class ReplacedTokenDetection(nn.Module):
     def passes(self, batch: Batch) -> Sequence[Pass]:
         """See ObjectiveModule."""
         return [
-            Pass("generator", batch.counts["predicted"], self.generator.config.vocab_size),
-            Pass("discriminator", batch.counts["tokens"], 1),
+            Pass("generator", batch.counts["predicted"]),
+            Pass("discriminator", batch.counts["tokens"]),
         ]
 
     def exports(self) -> dict[str, tuple[str, type]]:

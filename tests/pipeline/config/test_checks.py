@@ -305,13 +305,21 @@ def test_what_a_checkpoint_decides_cannot_be_set_beside_it(
     assert_told(problem, {f"model.{key}", "model.checkpoint"}, "the checkpoint decides it", "remove one")
 
 
-def test_checkpoint_of_an_unsupported_family(make_recipe: MakeRecipe, checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gpt2"}, ("'gpt2'", "no masked-LM class")),
+        ({"model_type": "bart"}, ("'bart'", "decoder")),
+        ({"is_decoder": True}, ("'roberta'", "is_decoder: true")),
+    ],
+)
+def test_checkpoint_of_no_encoder(
+    make_recipe: MakeRecipe, checkpoint: Path, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "electra"}), encoding="utf-8")
+    (checkpoint / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
 
-    problem = only_problem(from_checkpoint(make_recipe, checkpoint))
-
-    assert_told(problem, {"model.checkpoint"}, "electra", "bert, roberta, modernbert")
+    assert_told(only_problem(from_checkpoint(make_recipe, checkpoint)), {"model.checkpoint"}, *words)
 
 
 def test_checkpoint_config_is_damaged(make_recipe: MakeRecipe, checkpoint: Path) -> None:

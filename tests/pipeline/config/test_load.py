@@ -212,7 +212,7 @@ def test_dotted_key_written_into_the_file_is_explained(tiny_recipe: MakeSettings
         ("seed", 2**70),
         ("model.num_layers", 0),
         ("model.num_layers", "12"),
-        ("model.family", "gpt"),
+        ("model.family", ["bert"]),
         ("model.dropout", 1.0),
         ("objective.mask_rate", 0.0),
         ("objective.mask_share", 1.2),

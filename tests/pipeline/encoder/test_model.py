@@ -4,13 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
+from pipeline.encoder.families import attention_dropout, attention_reach, usable_positions
 from pipeline.encoder.model import (
-    attention_dropout,
-    attention_reach,
     build_model,
     has_safetensors,
     model_config,
-    usable_positions,
 )
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, VOCABULARY, tiny_inputs, tiny_model, tiny_section
 

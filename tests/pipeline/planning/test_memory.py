@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from pipeline.encoder.model import attention_reach
+from pipeline.encoder.families import attention_reach
+from pipeline.encoder.linear_cross_entropy import linear_cross_entropy
 from pipeline.engine import parameter_groups
 from pipeline.objectives import OBJECTIVES
-from pipeline.objectives.linear_cross_entropy import linear_cross_entropy
 from pipeline.planning.activations import (
     activation_bytes,
     guidance_bytes,

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import entropy
 
 from pipeline.data.documents import Documents
-from pipeline.encoder.model import attention_reach
+from pipeline.encoder.families import attention_reach
 from pipeline.engine import PretrainingModule
 from pipeline.evaluation.probing.head_statistics import (
     entropy_sums,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.objectives import linear_cross_entropy as module
-from pipeline.objectives.linear_cross_entropy import OutputLayer, linear_cross_entropy
+from pipeline.encoder import linear_cross_entropy as module
+from pipeline.encoder.linear_cross_entropy import OutputLayer, ids_not_drawn, linear_cross_entropy
 from tests.pipeline.flop_counting import flop_counter
 
 
@@ -50,7 +50,7 @@ def test_loss_and_gradients_are_those_of_the_plain_way_in_chunks_of_any_size(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK_LOGITS", {"cpu": chunk_logits})
-        total, losses, is_right = linear_cross_entropy(*inputs)
+        total, losses, is_right, _ = linear_cross_entropy(*inputs)
     gradients = torch.autograd.grad(factor * total, inputs[:3])
 
     # Probabilities are float32 whatever the inputs are.
@@ -69,7 +69,7 @@ def test_gradients_of_bfloat16_are_as_near_as_those_of_the_plain_way() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK_LOGITS", {"cpu": 500 * 10})
-        total, _, _ = linear_cross_entropy(*rounded, exact[3])  # type: ignore[arg-type]
+        total, *_ = linear_cross_entropy(*rounded, exact[3])  # type: ignore[arg-type]
     gradients = torch.autograd.grad(total, rounded)
 
     for ours, theirs, reference in zip(gradients, by_plain, wanted):
@@ -81,7 +81,7 @@ def test_gradients_of_bfloat16_are_as_near_as_those_of_the_plain_way() -> None:
 def test_huge_logits_overflow_nothing() -> None:
     hidden, weight, bias, labels = make(8, 4, 10, seed=2)
 
-    total, losses, _ = linear_cross_entropy(hidden * 1e4, weight * 1e4, bias, labels)
+    total, losses, *_ = linear_cross_entropy(hidden * 1e4, weight * 1e4, bias, labels)
     total.backward()
 
     assert torch.isfinite(losses).all()
@@ -96,7 +96,7 @@ def test_a_hidden_state_that_is_not_finite_shows_in_its_own_loss_only() -> None:
     with torch.no_grad():
         hidden[5] = torch.nan
 
-    total, losses, _ = linear_cross_entropy(hidden, weight, bias, labels)
+    total, losses, *_ = linear_cross_entropy(hidden, weight, bias, labels)
 
     assert total.isnan()
     assert losses.isnan().nonzero().flatten().tolist() == [5]
@@ -141,3 +141,95 @@ def test_without_labels_the_layer_is_the_linear_layer_it_was() -> None:
 
     assert list(layer.state_dict()) == names
     assert torch.equal(layer(inputs), expected)
+
+
+def draw(
+    inputs: tuple[torch.Tensor, ...], uniforms: torch.Tensor, forbidden: torch.Tensor | None = None
+) -> torch.Tensor:
+    ids = linear_cross_entropy(*inputs, uniforms, forbidden).sampled_ids  # type: ignore[misc,arg-type]
+    assert ids is not None
+    assert ids.dtype == torch.int64
+    return ids
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    num_predictions=st.integers(1, 30),
+    vocab_size=st.integers(4, 70),
+    chunk_logits=st.integers(1, 400),
+    split=st.integers(1, 7),
+    seed=st.integers(0, 1000),
+)
+def test_a_sample_is_by_inverse_distribution_and_depends_on_its_own_row_only(
+    num_predictions: int, vocab_size: int, chunk_logits: int, split: int, seed: int
+) -> None:
+    hidden, weight, bias, labels = make(num_predictions, 5, vocab_size, seed, torch.float64)
+    uniforms = torch.rand(num_predictions, generator=torch.Generator().manual_seed(seed)).double()
+    forbidden = torch.tensor([0, 2])
+    probs = F.linear(hidden, weight, bias).softmax(-1, torch.float32).double()
+    probs[:, forbidden] = 0.0
+    sums = probs.cumsum(1)
+    expected = (sums > uniforms[:, None] * sums[:, -1:]).int().argmax(1)
+
+    whole = draw((hidden, weight, bias, labels), uniforms, forbidden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK_LOGITS", {"cpu": chunk_logits})
+        patch.setattr(module, "_SUMMED_AT_ONCE", chunk_logits // 2)
+        parts = [
+            draw((hidden[part], weight, bias, labels[part]), uniforms[part], forbidden)
+            for part in torch.arange(num_predictions).split(split)
+        ]
+
+    assert whole.tolist() == expected.tolist()
+    assert torch.cat(parts).tolist() == whole.tolist()
+
+
+def test_samples_are_as_frequent_as_those_of_torch() -> None:
+    hidden, weight, bias, labels = make(1, 5, 40, seed=6)
+    count = 200_000
+    generator = torch.Generator().manual_seed(0)
+    many = (hidden.expand(count, -1), weight * 0.5, bias, labels.expand(count))
+    forbidden = ids_not_drawn((1, 7), 36, 40)
+    probs = F.linear(many[0][:1], many[1], bias).softmax(-1)[0].index_fill(0, forbidden, 0.0).detach()
+
+    with torch.no_grad():
+        ours = draw(many, torch.rand(count, generator=generator), forbidden).bincount(minlength=40)
+    theirs = torch.multinomial(probs, count, replacement=True, generator=generator).bincount(minlength=40)
+
+    assert ours[forbidden].tolist() == [0] * 6
+    spread = (count * probs / probs.sum()).sqrt() + 1.0
+    assert ((ours - count * probs / probs.sum()).abs() <= 5 * spread).all()
+    assert ((ours - theirs).abs() <= 7 * spread).all()
+
+
+def test_the_ends_of_the_interval_give_the_first_and_the_last_token_that_may_be_drawn() -> None:
+    inputs = make(2, 5, 20, seed=7)
+    uniforms = torch.tensor([0.0, 1.0 - 2**-24])
+
+    forbidden = torch.tensor([0, 1, 18, 19])
+    with torch.no_grad():
+        inputs[1].zero_()
+        inputs[2].zero_()
+
+    assert draw(inputs, uniforms, forbidden).tolist() == [2, 17]
+
+
+def test_drawing_changes_neither_loss_nor_gradients() -> None:
+    inputs = make(30, 5, 50, seed=8)
+    plain_way = linear_cross_entropy(*inputs)
+    drawn = linear_cross_entropy(*inputs, torch.rand(30), torch.tensor([3]))
+
+    assert plain_way.sampled_ids is None
+    for ours, theirs in zip(drawn[:3], plain_way[:3]):
+        assert torch.equal(ours, theirs)
+    wanted = torch.autograd.grad(plain_way.total, inputs[:3])
+    for ours, theirs in zip(torch.autograd.grad(drawn.total, inputs[:3]), wanted):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_row_that_is_not_finite_still_gives_an_id() -> None:
+    inputs = make(2, 5, 20, seed=9)
+    with torch.no_grad():
+        inputs[0][0] = torch.nan
+
+    assert 0 <= draw(inputs, torch.tensor([0.5, 0.5]))[0] < 20
