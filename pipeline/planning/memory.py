@@ -1,30 +1,22 @@
-"""The memory of a training process, predicted: arithmetic over sizes, without tensors.
+"""The memory of a training process, predicted.
 
-What is kept follows DeepSpeed 0.19 (runtime/zero/stage_1_and_2.py and stage3.py), the forward passes of
-transformers 5 and torch's autograd formulas. A step has three moments at which memory peaks:
+What the passes over a micro-batch keep and need is what a step without memory says, see dry_step.py. All else
+is arithmetic over sizes: what is kept follows DeepSpeed 0.19 (runtime/zero/stage_1_and_2.py and stage3.py). A
+step has four moments at which memory can peak:
 
-    forward   all that is kept for the backward pass, beside the output layer's logits or a recomputed layer
-    backward  all gradients, in DeepSpeed's buckets, and their flat copy that is being reduced
+    forward   all that is kept for the backward pass, beside the values that pass, such as logits
+    backward  at its start the same, when the last layers' gradients are made, and DeepSpeed's buckets for them;
+              at its end all gradients, in the buckets, and their flat copy that is being reduced
     update    a partition's gradients, flat and in float32, and the optimizer's temporary values
 
 Weights, optimizer states and buffers are there all the time, so the peak is their sum and that of the largest
 moment. On CPU the process's own resident set comes on top, measured and not calculated (see
 `resident_base`), and what glibc's malloc cannot use again.
-
-Letters: P parameters, N processes, V vocabulary, D hidden size, F size inside the feed-forward, H heads,
-L layers, B rows of a micro-batch, T tokens of a row, K predicted tokens of a row, w bytes of a value of
-the model.
 """
 
 from dataclasses import dataclass
 
-from pipeline.planning.activations import (
-    activation_bytes,
-    guidance_bytes,
-    head_kept_bytes,
-    head_passing_bytes,
-    kept_bytes_of_layer,
-)
+from pipeline.planning.dry_step import DryStep
 from pipeline.planning.sizes import Sizes
 
 _ENGINE_BUCKET = 500_000_000  # values that the engine reduces at once at stage 0
@@ -44,9 +36,9 @@ class MemoryPlan:
         optimizer: float32 master weights and two moments.
         buffers: that DeepSpeed keeps all the time.
         gradients: at the moment of the peak, with their buckets and copies.
-        activations: kept for the backward pass, at the moment of the peak.
-        logits: the output layer's, and the gradients it has made already.
-        guidance: the guidance loss's, or the bias.
+        activations: kept for the backward pass, without guidance.
+        passing: values of a pass that are there at the moment of the peak only, logits above all.
+        guidance: what both take more with it, while it has all its layers.
         update: temporary values of the optimizer.
         checkpoint_copy: in host memory, while a checkpoint is written in the background.
         process: resident set of a process that has yet to train; 0 on CUDA.
@@ -61,7 +53,7 @@ class MemoryPlan:
     buffers: int
     gradients: int
     activations: int
-    logits: int
+    passing: int
     guidance: int
     update: int
     checkpoint_copy: int
@@ -85,22 +77,28 @@ class MemoryPlan:
         return self.resident() - sum(getattr(self, part) for part in self.host_parts)
 
 
-def estimate_memory(sizes: Sizes, base_bytes: int) -> MemoryPlan:
+def estimate_memory(sizes: Sizes, plain: DryStep, guided: DryStep, base_bytes: int) -> MemoryPlan:
     """Bytes per process.
 
     Args:
         sizes: of the run.
+        plain: the passes over a micro-batch without guidance.
+        guided: the same with all guidance that a step can have.
         base_bytes: resident set of a process that has imported everything, see `resident_base`; 0 on CUDA.
     """
     moments = {
-        "forward": _at_forward(sizes),
-        "backward": _at_backward(sizes),
+        "forward": _at_forward(sizes, plain, guided),
+        "backward": max(
+            _at_start_of_backward(sizes, plain, guided),
+            _at_end_of_backward(sizes),
+            key=lambda moment: sum(moment.values()),
+        ),
         "update": _at_update(sizes),
     }
     peak_at = max(moments, key=lambda name: sum(moments[name].values()))
-    passing = moments[peak_at]
+    at_peak = moments[peak_at]
     on_cpu = not sizes.on_cuda
-    parts = dict.fromkeys(("gradients", "activations", "logits", "guidance", "update"), 0) | passing
+    parts = dict.fromkeys(("gradients", "activations", "passing", "guidance", "update"), 0) | at_peak
     return MemoryPlan(
         weights=weight_bytes(sizes),
         optimizer=optimizer_bytes(sizes),
@@ -108,7 +106,7 @@ def estimate_memory(sizes: Sizes, base_bytes: int) -> MemoryPlan:
         **parts,
         checkpoint_copy=checkpoint_copy_bytes(sizes),
         process=base_bytes,
-        malloc=round(_MALLOC_SHARE * sum(passing.values())) if on_cpu else 0,
+        malloc=round(_MALLOC_SHARE * sum(at_peak.values())) if on_cpu else 0,
         corpus=min(sizes.corpus_bytes, sizes.trained_rows * _FAULT_AROUND_BYTES) if on_cpu else 0,
         peak_at=peak_at,
         optimizer_in_host_memory=sizes.offloads and sizes.on_cuda,
@@ -123,8 +121,7 @@ def weight_bytes(sizes: Sizes) -> int:
     """
     if sizes.stage < 3:
         return sizes.value_bytes * sizes.parameters
-    largest = max(max(group) for group in sizes.groups)
-    gathered = min(sizes.parameters, sizes.prefetched + largest)
+    gathered = min(sizes.parameters, sizes.prefetched + sizes.largest_parameter)
     together = min(sizes.parameters, sizes.prefetched)
     return sizes.value_bytes * (sizes.share + gathered + together)
 
@@ -153,36 +150,33 @@ def checkpoint_copy_bytes(sizes: Sizes) -> int:
     return sizes.value_bytes * written + optimizer_bytes(sizes)
 
 
-def _at_forward(sizes: Sizes) -> dict[str, int]:
-    """Everything is kept; then the output layer works, or the backward pass of the last layer."""
-    activations, guidance = activation_bytes(sizes), guidance_bytes(sizes)
-    weight_gradient = sizes.value_bytes * sizes.vocabulary * sizes.hidden
-    passing = sizes.value_bytes * sizes.tokens * 2 * (sizes.inner + sizes.hidden)
-    if sizes.spells_attention_out:
-        passing += 4 * sizes.tokens * 2 * sizes.length * sizes.num_heads
-    if sizes.recomputes:
-        passing += kept_bytes_of_layer(sizes)
-    head = head_kept_bytes(sizes) + head_passing_bytes(sizes)
-    buckets = _bucket_bytes(sizes) if sizes.on_cuda else 0  # they are taken with the first gradient
-    accumulated = _accumulated_bytes(sizes)
-    if head >= weight_gradient + passing + buckets:
-        return {
-            "gradients": accumulated,
-            "activations": activations,
-            "logits": head,
-            "guidance": guidance,
-        }
+def _at_forward(sizes: Sizes, plain: DryStep, guided: DryStep) -> dict[str, int]:
+    """Everything is kept; then, as a rule, the output layer works."""
     return {
-        "gradients": accumulated + weight_gradient + buckets,
-        "activations": activations + passing,
-        "guidance": guidance,
+        "gradients": _accumulated_bytes(sizes),
+        "activations": plain.kept,
+        "passing": plain.forward_peak - plain.kept,
+        "guidance": guided.forward_peak - plain.forward_peak,
     }
 
 
-def _at_backward(sizes: Sizes) -> dict[str, int]:
-    """All gradients, the flat copy of a bucket, and a partition of them; twice that of the embeddings."""
+def _at_start_of_backward(sizes: Sizes, plain: DryStep, guided: DryStep) -> dict[str, int]:
+    """Everything is kept still while the last layers work; on CUDA buckets are taken at once."""
+    return {
+        "gradients": _accumulated_bytes(sizes) + (_bucket_bytes(sizes) if sizes.on_cuda else 0),
+        "activations": plain.kept,
+        "passing": plain.backward_peak - plain.kept,
+        "guidance": guided.backward_peak - plain.backward_peak,
+    }
+
+
+def _at_end_of_backward(sizes: Sizes) -> dict[str, int]:
+    """All gradients, the flat copy of a bucket, and a partition of them; twice that of the embeddings.
+
+    The embeddings are the largest parameter, and the first to be used: their gradient comes last.
+    """
     width, parameters = sizes.value_bytes, sizes.parameters
-    embeddings = width * sizes.vocabulary * sizes.hidden
+    embeddings = width * sizes.largest_parameter
     if sizes.stage == 0:
         return {"gradients": width * (parameters + min(parameters, _ENGINE_BUCKET))}
     copy = width * min(parameters, sizes.bucket)
@@ -196,7 +190,7 @@ def _at_update(sizes: Sizes) -> dict[str, int]:
     width = sizes.value_bytes
     in_float = 4 if sizes.is_mixed else 0
     if sizes.stage == 0:
-        largest = max(max(group) for group in sizes.groups)
+        largest = sizes.largest_parameter
         gradients = (width + in_float) * sizes.parameters
     else:
         largest = sizes.largest_share

@@ -1,8 +1,8 @@
 """The `plan` command: what a recipe would cost, without training and without a GPU.
 
-Memory is predicted by counting what PyTorch and DeepSpeed keep, see memory.py. For CUDA that is what torch's
-allocator gives out at its peak; the CUDA context, NCCL's buffers and what the allocator holds in reserve come
-on top. For CPU it is the peak of the process's resident set.
+Memory is predicted by a step without memory and by counting what DeepSpeed keeps, see memory.py. For CUDA
+that is what torch's allocator gives out at its peak; the CUDA context, NCCL's buffers and what the allocator
+holds in reserve come on top. For CPU it is the peak of the process's resident set.
 
 A corpus that is yet to be prepared can be assumed. The plan then says so, and what it cannot tell.
 """
@@ -11,9 +11,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import AutoModelForMaskedLM
 
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
@@ -25,6 +22,7 @@ from pipeline.data.corpus import read_vocabulary
 from pipeline.encoder.model import model_config
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
+from pipeline.planning.fake_training import FakeTraining
 from pipeline.planning.memory import MemoryPlan, estimate_memory
 from pipeline.planning.phases import count_epochs, describe_phases, render_phases
 from pipeline.planning.resident_base import resident_base
@@ -66,20 +64,18 @@ def make_plan(
     phases, manifests = open_phases(recipe, read)
     length = manifests[phases[-1].corpus].sequence_length
     config = model_config(recipe.model, vocabulary, longest_rows(manifests.values()))
-    with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     guidance = recipe.guidance
     num_layers = config.num_hidden_layers
     allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
-    sizes_of_phases = [
-        measure_sizes(recipe, phase, manifests[phase.corpus], config, model, template, allocation, world)
-        for phase in phases
-    ]
-    sizes = sizes_of_phases[-1]
-    memory = max(
-        (estimate_memory(of_phase, base_bytes) for of_phase in sizes_of_phases), key=MemoryPlan.resident
-    )
+    training = FakeTraining(recipe, config, allocation, on_cuda=world.on_cuda)
+    parameters = sum(parameter.numel() for parameter in training.module.parameters())
+    plans = []
+    for phase in phases:
+        manifest = manifests[phase.corpus]
+        sizes = measure_sizes(recipe, phase, manifest, training.module, template, world)
+        steps = training.steps(phase.micro_batch_size(world.world_size), manifest)
+        plans.append(estimate_memory(sizes, *steps, base_bytes))
+    memory = max(plans, key=MemoryPlan.resident)
     described = describe_phases(phases, manifests, world.world_size)
     epochs = {} if assumed else count_epochs(phases, manifests, recipe.data.train_share)
     return {
