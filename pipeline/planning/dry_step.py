@@ -4,7 +4,7 @@ The step runs on fake tensors, which have a shape, a type and storages of a size
 autograd decides what is kept for the backward pass, as it will in the real step. Nothing here knows what the
 module computes.
 
-What a kernel takes for itself while it runs is not seen, unless `Workspaces` says so: a row of an attention
+What a kernel takes for itself while it runs is not seen, unless a `Workspace` says so: a row of an attention
 on CPU, what a library of matrix products packs its operands into.
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
 
-from pipeline.planning.live_bytes import LiveBytes, Workspaces
+from pipeline.planning.live_bytes import LiveBytes, Workspace, no_workspace
 from pipeline.planning.pretended_cuda import pretended_cuda
 
 
@@ -52,16 +53,16 @@ def without_memory(mode: FakeTensorMode, *, on_cuda: bool) -> Iterator[None]:
 
 
 def dry_step(
-    module: nn.Module, run_forward: Callable[[], torch.Tensor], workspaces: Workspaces | None = None
+    module: nn.Module, run_forward: Callable[[], torch.Tensor], workspace: Workspace = no_workspace
 ) -> DryStep:
     """Run a forward and a backward pass; to be called inside `without_memory`.
 
     Args:
         module: made inside `without_memory`, in training mode; its gradients are gone afterwards.
         run_forward: gives the loss, (), differentiable with respect to the module's parameters.
-        workspaces: of operations that need some.
+        workspace: of operations.
     """
-    live = LiveBytes(workspaces or {})
+    live = LiveBytes(workspace)
     hooks = [
         parameter.register_post_accumulate_grad_hook(_hand_over)
         for parameter in module.parameters()
@@ -71,11 +72,19 @@ def dry_step(
         with live:
             loss = run_forward()
             kept, forward_peak = live.now, live.begin_peak()
-            loss.backward()
+            _go_back(loss)
     finally:
         for hook in hooks:
             hook.remove()
     return DryStep(kept=kept, forward_peak=forward_peak, backward_peak=live.peak)
+
+
+def _go_back(loss: torch.Tensor) -> None:
+    """The backward pass, from the edge of the graph: with a tensor it would be a function of torch.
+
+    During one, no mode for functions is on, but layers that are recomputed must do what they did before.
+    """
+    torch.autograd.backward((get_gradient_edge(loss),), (torch.ones_like(loss),))
 
 
 def _hand_over(parameter: torch.Tensor) -> None:

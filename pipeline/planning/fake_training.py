@@ -20,7 +20,8 @@ from pipeline.guidance.allocation import Allocation
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.planning.dry_step import DryStep, dry_step, without_memory
-from pipeline.planning.workspaces import WORKSPACES
+from pipeline.planning.live_bytes import no_workspace
+from pipeline.planning.workspaces import workspace_on_cpu
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,7 +68,7 @@ class FakeTraining:
             return total + terms.errors.sum()
 
         with without_memory(self._mode, on_cuda=self._on_cuda):
-            return dry_step(self.module, run_forward, {} if self._on_cuda else WORKSPACES)
+            return dry_step(self.module, run_forward, no_workspace if self._on_cuda else workspace_on_cpu)
 
     def _most_guidance(self) -> GuidedStep:
         guidance = self._recipe.guidance

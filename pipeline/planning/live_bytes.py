@@ -5,15 +5,21 @@ bytes are those that real ones would have.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-# Bytes that an operation takes while it runs beside its arguments and results, by its name ("aten::mm").
-Workspaces = Mapping[str, Callable[[tuple[Any, ...]], int]]
+# Bytes that an operator with these arguments takes while it runs, beside arguments and results.
+Workspace = Callable[[OpOverload, tuple[Any, ...]], int]
+
+
+def no_workspace(_func: OpOverload, _args: tuple[Any, ...]) -> int:
+    """Nothing, for all operators."""
+    return 0
 
 
 class LiveBytes(TorchDispatchMode):
@@ -22,12 +28,12 @@ class LiveBytes(TorchDispatchMode):
     A storage is counted from the end of the operation that makes it until nothing refers to it.
     """
 
-    def __init__(self, workspaces: Workspaces) -> None:
-        """See Workspaces; an operation that it does not name is taken to need nothing."""
+    def __init__(self, workspace: Workspace = no_workspace) -> None:
+        """See Workspace."""
         super().__init__()
         self.now = 0
         self.peak = 0
-        self._workspaces = workspaces
+        self._workspace = workspace
         self._known: set[int] = set()  # addresses of the storages that are counted
 
     def __torch_dispatch__(
@@ -39,8 +45,7 @@ class LiveBytes(TorchDispatchMode):
         for storage in _storages(result):
             if storage._cdata not in given and storage._cdata not in self._known:
                 self._count(storage)
-        workspace = self._workspaces.get(func.name())
-        self.peak = max(self.peak, self.now + (0 if workspace is None else workspace(args)))
+        self.peak = max(self.peak, self.now + self._workspace(func, args))
         return result
 
     def begin_peak(self) -> int:

@@ -5,8 +5,8 @@ is arithmetic over sizes: what is kept follows DeepSpeed 0.19 (runtime/zero/stag
 step has four moments at which memory can peak:
 
     forward   all that is kept for the backward pass, beside the values that pass, such as logits
-    backward  at its start the same, when the last layers' gradients are made, and DeepSpeed's buckets for them;
-              at its end all gradients, in the buckets, and their flat copy that is being reduced
+    backward  at its start the same, when the last layers' gradients are made, and DeepSpeed's buckets for
+              them; at its end all gradients, in the buckets, and their flat copy that is being reduced
     update    a partition's gradients, flat and in float32, and the optimizer's temporary values
 
 Weights, optimizer states and buffers are there all the time, so the peak is their sum and that of the largest

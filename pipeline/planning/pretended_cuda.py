@@ -20,8 +20,11 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+_TRUE_DEVICE: Any = FakeTensor.device
 _PRETENDED, _REAL = torch.device("cuda", 0), torch.device("cpu")
 _CAPABILITY = (9, 0)
 
@@ -29,9 +32,33 @@ _CAPABILITY = (9, 0)
 @contextmanager
 def pretended_cuda() -> Iterator[None]:
     """Fake tensors in host memory pretend to be on CUDA."""
+    inside = _InsideTorch()
     capability = mock.patch.object(torch.cuda, "get_device_capability", return_value=_CAPABILITY)
-    with capability, _PretendedCuda():
+    device = mock.patch.object(FakeTensor, "device", property(inside.device_of))
+    with capability, device, inside, _PretendedCuda():
         yield
+
+
+class _InsideTorch(TorchDispatchMode):
+    """Tells apart who asks a fake tensor for its device: torch, which is told the truth, or a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator."""
+        self._depth += 1
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._depth -= 1
+
+    def device_of(self, tensor: FakeTensor) -> torch.device:
+        """What the tensor answers."""
+        return _TRUE_DEVICE.fget(tensor) if self._depth else _PRETENDED
 
 
 class _PretendedCuda(TorchFunctionMode):
@@ -41,8 +68,8 @@ class _PretendedCuda(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Answer a call as on CUDA."""
-        if func in _ANSWERS:
-            return _ANSWERS[func]
+        if func == torch.Tensor.is_cuda.__get__:
+            return True
         kwargs = {key: _real_device(value) for key, value in (kwargs or {}).items()}
         return _ON_CUDA.get(func, func)(*map(_real_device, args), **kwargs)
 
@@ -93,10 +120,6 @@ def _dropout(
     return torch.native_dropout(input, p, True)[0]
 
 
-_ANSWERS: dict[Any, Any] = {
-    torch.Tensor.device.__get__: _PRETENDED,  # type: ignore[attr-defined]
-    torch.Tensor.is_cuda.__get__: True,
-}
 _ON_CUDA: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.dropout: _dropout,
