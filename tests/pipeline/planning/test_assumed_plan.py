@@ -46,7 +46,10 @@ def test_what_needs_no_rows_is_as_with_the_corpus(
     ):
         assert found[key] == real[key], key
     memory, expected = (dict(plan["memory_bytes_per_process"]) for plan in (found, real))
-    assert {key for key in memory if memory[key] != expected[key]} <= {"corpus", "resident"}
+    # A real row may be padded: its mask is made, though another one is used.
+    near = {"passing", "malloc"}
+    assert {key for key in memory if memory[key] != expected[key]} <= {"corpus", "resident"} | near
+    assert all(memory[key] == pytest.approx(expected[key], rel=0.05) for key in near)
     assert (found["assumed"]["sequence_length"], real["assumed"]) == (32, None)
 
 
