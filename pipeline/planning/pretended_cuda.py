@@ -68,7 +68,7 @@ class _PretendedCuda(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Answer a call as on CUDA."""
-        if func == torch.Tensor.is_cuda.__get__:
+        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             return True
         kwargs = {key: _real_device(value) for key, value in (kwargs or {}).items()}
         return _ON_CUDA.get(func, func)(*map(_real_device, args), **kwargs)
