@@ -1,6 +1,6 @@
 """From a checked recipe to the objects of a run: data, networks, guidance."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from pipeline.data.phases import Phase
 from pipeline.data.token_sets import guidance_token_ids
 from pipeline.encoder.attention import install_taps
 from pipeline.encoder.families import attention_dropout
-from pipeline.encoder.self_check import check_attention
+from pipeline.encoder.self_check import check_network
 from pipeline.engine import PretrainingModule
+from pipeline.errors import UserError
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide
@@ -24,7 +25,7 @@ from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import DEFAULT_WEIGHTS, GuidanceSchedule, scaled_weight, weight_of_alpha
 from pipeline.objectives import load_objective
-from pipeline.objectives.protocol import Facts
+from pipeline.objectives.protocol import Facts, ObjectiveModule
 
 _HELD_OUT_SEED = 1  # of masks: runs with different seeds are compared on the same tokens
 
@@ -92,46 +93,77 @@ def build_batches(recipe: Recipe, vocabulary: Vocabulary, world_size: int, rank:
 def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModule:
     """The networks with objective and guidance, in float32 in host memory; a UserError if one cannot."""
     phases, manifests = open_phases(recipe)
-    kind = load_objective(recipe.objective.kind)
     positions = recipe.model.max_positions or longest_rows(manifests.values())
-    objective = kind.build(recipe, Facts(vocabulary=corpus.vocabulary, positions=positions))
-    lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
-    guided = []
-    for name in recipe.guidance.networks or kind.networks[:1]:
-        prefix = "" if name == kind.networks[0] else f"{name}_"
-        network = objective.networks[name]
-        guided.append(build_guidance(recipe, corpus, network, lengths, f"{prefix}guidance"))
+    facts = Facts(vocabulary=corpus.vocabulary, positions=positions)
+    objective = load_objective(recipe.objective.kind).build(recipe, facts)
+    is_apart = not recipe.data.attend_across_documents
     for network in objective.networks.values():
+        check_network(network, keeps_documents_apart=is_apart)
+    lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
+    token_ids = guidance_token_ids(corpus.path, recipe.guidance.token_texts())
+    return with_guidance(recipe, objective, lengths, token_ids)
+
+
+def with_guidance(
+    recipe: Recipe,
+    objective: ObjectiveModule,
+    lengths: Sequence[tuple[int, int]],
+    token_ids: Mapping[str, Sequence[int]] | None,
+) -> PretrainingModule:
+    """An objective's networks, their attention tapped for guidance where the recipe wants some.
+
+    Args:
+        recipe: says what is guided.
+        objective: what is learned.
+        lengths: of the rows in the run's phases, each after the step at which the phase ends.
+        token_ids: see `parse_pattern`; None where values do not matter.
+
+    Raises:
+        UserError: the attention of a network that is to be guided cannot be tapped.
+    """
+    networks, (first, *_) = objective.networks, load_objective(recipe.objective.kind).networks
+    guided = []
+    for name in recipe.guidance.networks or [first]:
+        prefix = "" if name == first else f"{name}_"
+        allocation = _allocate(recipe, networks[name], token_ids)
+        guided.append(build_guidance(recipe, networks[name], allocation, lengths, f"{prefix}guidance"))
+    for network in networks.values():
         # Without guided heads nothing is watched, so that the family need not be one that can be.
         guides = [
             one.guide for one in guided if one.network is network and one.guide.allocation.guided_layers
         ]
-        is_apart = not recipe.data.attend_across_documents
-        check_attention(network, needs_taps=bool(guides), keeps_documents_apart=is_apart)
-        install_taps(network, list(zip(*(guide.taps for guide in guides))))
+        try:
+            install_taps(network, list(zip(*(guide.taps for guide in guides))))
+        except ValueError as error:
+            raise UserError(f"{error}; write guidance.heads: {{}} to train without guidance") from error
     return PretrainingModule(objective, guided)
+
+
+def _allocate(
+    recipe: Recipe, network: PreTrainedModel, token_ids: Mapping[str, Sequence[int]] | None
+) -> Allocation:
+    guidance, num_layers = recipe.guidance, network.config.num_hidden_layers
+    table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
+    return allocate(table, token_ids)
 
 
 def build_guidance(
     recipe: Recipe,
-    corpus: Corpus,
     network: PreTrainedModel,
+    allocation: Allocation,
     lengths: Sequence[tuple[int, int]],
     name: str = "guidance",
 ) -> RunGuidance:
     """Guidance of a network.
 
     Args:
-        recipe: says what is guided, and when.
-        corpus: with the tokens that are targets.
+        recipe: says how it is guided, and when.
         network: what is guided; its taps are the caller's to install.
+        allocation: of its heads.
         lengths: of the rows in the run's phases, each after the step at which the phase ends.
         name: see RunGuidance.
     """
     guidance = recipe.guidance
-    num_layers = network.config.num_hidden_layers
-    table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
-    allocation = allocate(table, guidance_token_ids(corpus.path, guidance.token_texts()))
     as_published = guidance.normalization == "authors"
     keep = 1.0 - attention_dropout(network.config) if as_published else 1.0
     guide = AttentionGuide(allocation, LossForm(name=guidance.row_error, keep=keep), as_published)

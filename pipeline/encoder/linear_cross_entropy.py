@@ -17,6 +17,7 @@ It depends on z_i and u_i alone, so neither on what stands beside it nor on the 
 Shapes: N predictions, D hidden size, V vocabulary, F ids that are never drawn.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ class Questions(NamedTuple):
 
     labels: torch.Tensor
     uniforms: torch.Tensor | None = None
-    forbidden_ids: torch.Tensor | None = None
+    allowed_ids: torch.Tensor | None = None
 
 
 class OutputLayer(nn.Linear):
@@ -91,7 +92,7 @@ def linear_cross_entropy(
     bias: torch.Tensor | None,
     labels: torch.Tensor,
     uniforms: torch.Tensor | None = None,
-    forbidden_ids: torch.Tensor | None = None,
+    allowed_ids: torch.Tensor | None = None,
 ) -> Predictions:
     """Cross-entropy of the logits `hidden @ weight.T + bias`, and tokens drawn from them.
 
@@ -101,18 +102,22 @@ def linear_cross_entropy(
         bias: (V,), or None.
         labels: (N,), IGNORED_LABEL where there is nothing to predict.
         uniforms: a number in [0, 1) for each prediction, (N,), float32 or float64; None to draw nothing.
-        forbidden_ids: ids that are never drawn, (F,), see `ids_not_drawn`; some must be left.
+        allowed_ids: ids that may be drawn, (A,), ascending, see `ids_drawn`; None for all.
     """
     needs_grad = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
     )
-    drawn = None if uniforms is None else _Drawn.of(uniforms, forbidden_ids, len(weight))
+    drawn = None
+    if uniforms is not None:
+        everything = torch.arange(len(weight), device=uniforms.device)
+        drawn = _Drawn(uniforms, everything if allowed_ids is None else allowed_ids)
     return Predictions(*_LinearCrossEntropy.apply(hidden, weight, bias, labels, drawn, needs_grad))
 
 
-def ids_not_drawn(special_ids: tuple[int, ...], vocabulary_size: int, num_logits: int) -> torch.Tensor:
-    """Ids that stand for no text: special tokens, and logits beyond the tokenizer's size; (F,), int64."""
-    return torch.tensor(sorted({*special_ids, *range(vocabulary_size, num_logits)}), dtype=torch.long)
+def ids_drawn(special_ids: Sequence[int], vocabulary_size: int) -> torch.Tensor:
+    """Ids that stand for text: neither special tokens nor logits beyond the tokenizer's size; int64."""
+    left_out = set(special_ids)
+    return torch.tensor([i for i in range(vocabulary_size) if i not in left_out], dtype=torch.long)
 
 
 def chunk_rows(num_logits: int, device_type: str) -> int:
@@ -126,13 +131,6 @@ class _Drawn:
     def __init__(self, uniforms: torch.Tensor, allowed_ids: torch.Tensor) -> None:
         self._uniforms, self._allowed_ids = uniforms, allowed_ids
         self.ids = torch.empty(len(uniforms), dtype=torch.long, device=uniforms.device)
-
-    @staticmethod
-    def of(uniforms: torch.Tensor, forbidden_ids: torch.Tensor | None, num_logits: int) -> "_Drawn":
-        allowed = torch.ones(num_logits, dtype=torch.bool, device=uniforms.device)
-        if forbidden_ids is not None:
-            allowed[forbidden_ids] = False
-        return _Drawn(uniforms, allowed.nonzero().squeeze(1))
 
     def add(self, rows: slice, log_probs: torch.Tensor) -> None:
         """Draw for some rows, whose log-probabilities are (n, V) float32."""

@@ -1,6 +1,7 @@
 """Encoders built by transformers: from scratch by family and size, or from a local checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
@@ -43,23 +44,36 @@ def model_family(section: ModelSection) -> str:
 
 
 def build_model(
-    section: ModelSection, vocabulary: Vocabulary, sequence_length: int, seed: int
+    section: ModelSection,
+    vocabulary: Vocabulary,
+    sequence_length: int,
+    seed: int,
+    *,
+    with_weights: bool = True,
 ) -> PreTrainedModel:
-    """The encoder in float32, attention fused if it can be; from scratch, weights depend on `seed` alone."""
+    """The encoder in float32; from scratch, weights depend on `seed` alone.
+
+    `with_weights` False leaves a checkpoint's weights where they are: only its sizes count.
+    """
     config = model_config(section, vocabulary, sequence_length)
-    attention = attention_implementation(config)
-    if section.checkpoint is not None:
-        return AutoModelForMaskedLM.from_pretrained(
-            section.checkpoint,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=attention,
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForMaskedLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        return open_network(AutoModelForMaskedLM, config, section.checkpoint if with_weights else None)
+
+
+def open_network(auto_class: Any, config: PretrainedConfig, checkpoint: str | None) -> PreTrainedModel:
+    """A network of `auto_class` in float32, its attention fused if it can be; None: from scratch."""
+    options = {"dtype": torch.float32, "attn_implementation": attention_implementation(config)}
+    if checkpoint is None:
+        return auto_class.from_config(config, **options)
+    return auto_class.from_pretrained(
+        checkpoint,
+        config=config,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **options,
+    )
 
 
 def has_safetensors(checkpoint: Path) -> bool:

@@ -18,7 +18,7 @@ from pipeline.data.masking import IGNORED_LABEL
 from pipeline.encoder.attention import AttentionInputs, install_taps
 from pipeline.encoder.attention_scope import attention_within_documents
 from pipeline.encoder.families import decoder_problem, usable_positions
-from pipeline.encoder.linear_cross_entropy import Predictions, Questions
+from pipeline.encoder.linear_cross_entropy import OutputLayer, Predictions, Questions
 from pipeline.encoder.masked_lm import MaskedPredictor
 from pipeline.errors import UserError
 
@@ -45,10 +45,10 @@ class _CountingTap:
         return None
 
 
-def check_attention(model: PreTrainedModel, *, needs_taps: bool, keeps_documents_apart: bool) -> None:
-    """What a run needs of a network's attention; a UserError names what it lacks. Its taps may go."""
-    if needs_taps:
-        check_taps(model)
+def check_network(model: PreTrainedModel, *, keeps_documents_apart: bool) -> None:
+    """All checks that a run needs; a UserError names the first that fails. Taps that the model has may go."""
+    if isinstance(model.get_output_embeddings(), OutputLayer):
+        check_predictions(model)
     if keeps_documents_apart:
         check_documents(model)
 

@@ -122,11 +122,13 @@ class Facts:
         vocabulary: of the corpus's tokenizer.
         positions: longest rows of the run, in tokens.
         config: of the recipe's `model`; None while it has problems of its own.
+        with_weights: a module that is built gets the weights of `model.checkpoint`; not one without memory.
     """
 
     vocabulary: Vocabulary
     positions: int
     config: PretrainedConfig | None = None
+    with_weights: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,26 +3,31 @@
 The only file of planning that knows how a micro-batch is put together and how a module is called.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from data_prep.format import Manifest
+from pipeline.build import with_guidance
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
+from pipeline.data.corpus import CorpusRows
 from pipeline.data.documents import Documents
-from pipeline.engine import PretrainingModule, forward
-from pipeline.guidance.allocation import Allocation
-from pipeline.guidance.guide import AttentionGuide
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.data.draws import RowKeys
+from pipeline.engine import total_loss
+from pipeline.objectives import load_objective
+from pipeline.objectives.protocol import Facts
 from pipeline.planning.dry_step import DryStep, dry_step, without_memory
 from pipeline.planning.live_bytes import no_workspace
 from pipeline.planning.workspaces import workspace_on_cpu
 
+_STEP = 0  # all guided layers count in it, unless the recipe never lets them
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,75 +35,82 @@ class FakeTraining:
     """Takes steps of a run without memory."""
 
     def __init__(
-        self, recipe: Recipe, config: PretrainedConfig, allocation: Allocation, *, on_cuda: bool
+        self, recipe: Recipe, facts: Facts, lengths: Sequence[tuple[int, int]], *, on_cuda: bool
     ) -> None:
-        """Build the module that the recipe trains, for CUDA or CPU."""
-        self._recipe = recipe
-        self._on_cuda = on_cuda
+        """Build the module that the recipe trains, for CUDA or CPU; see `with_guidance` for `lengths`."""
+        self._recipe, self._vocabulary, self._on_cuda = recipe, facts.vocabulary, on_cuda
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._guide = AttentionGuide(allocation, as_published=recipe.guidance.normalization == "authors")
-        with without_memory(self._mode, on_cuda=on_cuda):
-            model = _without_values(config, _TYPES[recipe.train.precision])
-            model.config.use_cache = False  # or transformers says that it cannot be had
-            if recipe.train.activation_checkpointing:
-                # The state of random numbers is the device's, and takes no memory of it.
-                settings = {"use_reentrant": False, "preserve_rng_state": False}
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-            self.module = PretrainingModule(model, recipe.objective.kind, self._guide).train()
+        kind = load_objective(recipe.objective.kind)
+        # Not initialized: some families look at their values for that.
+        with without_memory(self._mode, on_cuda=on_cuda), no_init_weights():
+            objective: Any = kind.build(recipe, replace(facts, with_weights=False))
+            for network in objective.networks.values():
+                network.tie_weights()  # which belongs to initializing
+                network.config.use_cache = False  # or transformers says that it cannot be had
+                if recipe.train.activation_checkpointing:
+                    # The state of random numbers is the device's, and takes no memory of it.
+                    settings = {"use_reentrant": False, "preserve_rng_state": False}
+                    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+            _convert(objective, _TYPES[recipe.train.precision])
+        self.module = with_guidance(recipe, objective, lengths, None).train()
 
     def steps(self, rows: int, manifest: Manifest) -> tuple[DryStep, DryStep]:
-        """A micro-batch's two passes without guidance, and with as much of it as any step has.
+        """A micro-batch's two passes by the objective alone, and in the run's first step, which has most.
 
         Args:
             rows: of the micro-batch.
             manifest: of their corpus.
         """
-        batch, most = self._batch(rows, manifest), self._most_guidance()
-        plain = self._step(batch, GuidedStep())
-        return plain, plain if most == GuidedStep() else self._step(batch, most)
+        batch = self._batch(rows, manifest)
+        self.module.prepare(batch, _STEP)
+        on_device = _as_fake(self._mode, batch)
 
-    def _step(self, batch: MicroBatch, guided: GuidedStep) -> DryStep:
-        targets = None
-        if guided != GuidedStep():
-            targets = self._guide.targets(batch.input_ids, batch.documents)
-        batch, targets = _as_fake(self._mode, batch), _as_fake(self._mode, targets)
+        def run_alone() -> torch.Tensor:
+            self.module.rest()
+            return total_loss(self.module.objective(on_device, _STEP), batch.counts)
 
-        def run_forward() -> torch.Tensor:
-            total, _, _, terms = forward(self.module, batch, guided, targets)
-            return total + terms.errors.sum()
+        def run_whole() -> torch.Tensor:
+            return total_loss(self.module(on_device, _STEP, batch.counts), batch.counts)
 
+        plain = self._step(run_alone)
+        return plain, plain if self._recipe.guidance.acts_by is None else self._step(run_whole)
+
+    def _step(self, run_forward: Callable[[], torch.Tensor]) -> DryStep:
         with without_memory(self._mode, on_cuda=self._on_cuda):
             return dry_step(self.module, run_forward, no_workspace if self._on_cuda else workspace_on_cpu)
 
-    def _most_guidance(self) -> GuidedStep:
-        guidance = self._recipe.guidance
-        if guidance.acts_by == "bias":
-            return GuidedStep(bias=guidance.bias)
-        return GuidedStep.looking_at(self._guide.allocation.guided_layers if self._recipe.guided else ())
-
-    def _batch(self, rows: int, manifest: Manifest) -> MicroBatch:
-        """Real, in host memory: of rows of one document each."""
+    def _batch(self, rows: int, manifest: Manifest) -> Batch:
+        """Real, in host memory: rows of one document each, drawn for as in training."""
         length, split = manifest.sequence_length, manifest.splits["train"]
-        lengths = torch.full((rows,), length)
-        documents = Documents.one_per_row(lengths, length)
-        chosen = torch.arange(max(1, round(self._recipe.objective.mask_rate * length))).repeat(rows, 1)
-        return MicroBatch(
-            input_ids=torch.zeros(rows, length, dtype=torch.int64),
-            lengths=lengths,
+        lengths = np.full(rows, length, dtype=np.int64)
+        documents = Documents.one_per_row(torch.from_numpy(lengths), length)
+        ids = np.resize(self._vocabulary.ordinary_ids(), (rows, length))
+        found = CorpusRows(ids, lengths, documents.starts.numpy(), documents.ends.numpy())
+        draw = load_objective(self._recipe.objective.kind).draw(self._recipe.objective, self._vocabulary)
+        drawn = draw(found, RowKeys(self._recipe.seed, 0, np.arange(rows)))
+        columns = {"input_ids": ids, **drawn.columns}
+        return Batch(
+            columns={name: torch.from_numpy(values) for name, values in columns.items()},
+            counts={"tokens": float(ids.size), "positions": float(ids.size), **drawn.counts},
+            lengths=torch.from_numpy(lengths),
             documents=documents,
-            positions=chosen,
-            labels=torch.zeros_like(chosen),
             full=split.tokens == split.rows * length,
             borders=None if self._recipe.data.attend_across_documents else documents.borders(),
         )
 
 
-def _without_values(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """A model that is not initialized: some families look at their values for that."""
-    with no_init_weights():
-        model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
-    model.tie_weights()
-    return model
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """As `module.to(dtype)`, which cannot do it with fake tensors; what is shared stays so."""
+    converted: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = converted.setdefault(
+                    id(parameter), nn.Parameter(parameter.detach().to(dtype))
+                )
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                part._buffers[name] = buffer.to(dtype)
 
 
 def _as_fake(mode: FakeTensorMode, value: Any) -> Any:

@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.config.assumed_corpus import UNKNOWN, AssumedCorpus, corpora_of
@@ -20,8 +22,9 @@ from pipeline.config.deepspeed_json import persistence_threshold, read_template,
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
 from pipeline.encoder.model import model_config
-from pipeline.guidance.allocation import Allocation, allocate, head_table
+from pipeline.guidance.allocation import allocate, head_table
 from pipeline.guidance.schedule import alpha_of_weight
+from pipeline.objectives.protocol import Facts
 from pipeline.planning.fake_training import FakeTraining
 from pipeline.planning.memory import MemoryPlan, estimate_memory
 from pipeline.planning.phases import count_epochs, describe_phases, render_phases
@@ -64,10 +67,10 @@ def make_plan(
     phases, manifests = open_phases(recipe, read)
     length = manifests[phases[-1].corpus].sequence_length
     config = model_config(recipe.model, vocabulary, longest_rows(manifests.values()))
-    guidance = recipe.guidance
-    num_layers = config.num_hidden_layers
-    allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
-    training = FakeTraining(recipe, config, allocation, on_cuda=world.on_cuda)
+    lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
+    positions = recipe.model.max_positions or longest_rows(manifests.values())
+    facts = Facts(vocabulary=vocabulary, positions=positions)
+    training = FakeTraining(recipe, facts, lengths, on_cuda=world.on_cuda)
     parameters = sum(parameter.numel() for parameter in training.module.parameters())
     plans = []
     for phase in phases:
@@ -90,7 +93,7 @@ def make_plan(
         "epochs": epochs.get(phases[-1].corpus),
         "epochs_by_corpus": epochs,
         "phases": described,
-        "guidance": _describe_guidance(recipe, allocation, length),
+        "guidance": _describe_guidance(recipe, config, length),
         "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
         "communication": _communication(sizes, template),
         "deepspeed_config": resolve(recipe, template, world.world_size),
@@ -106,11 +109,13 @@ def _describe_assumed(recipe: Recipe, assumed: AssumedCorpus) -> dict[str, Any]:
     }
 
 
-def _describe_guidance(recipe: Recipe, allocation: Allocation, length: int) -> dict[str, Any] | None:
+def _describe_guidance(recipe: Recipe, config: PretrainedConfig, length: int) -> dict[str, Any] | None:
     """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
     guidance = recipe.guidance
     if guidance.acts_by is None:
         return None
+    num_layers = config.num_hidden_layers
+    allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
     is_convertible = guidance.normalization == "authors" or len(allocation.head_counts) == 1
     has_alpha = recipe.guided and guidance.row_error == "squared" and is_convertible

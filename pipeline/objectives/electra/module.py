@@ -23,21 +23,20 @@ from pipeline.encoder.inputs import encoder_inputs
 from pipeline.encoder.linear_cross_entropy import Predictions, Questions
 from pipeline.encoder.masked_lm import MaskedPredictor
 from pipeline.encoder.replaced_token import detector_class, replaced_logits
-from pipeline.encoder.self_check import check_predictions
 from pipeline.objectives.protocol import Pass, Scored, Term
 
 
 class ReplacedTokenDetection(nn.Module):
     """The losses of a generator and of a discriminator that reads its samples."""
 
-    _not_sampled: torch.Tensor
+    _sampled: torch.Tensor
 
     def __init__(
         self,
         discriminator: PreTrainedModel,
         generator: PreTrainedModel,
         weight: float,
-        not_sampled: torch.Tensor,
+        sampled: torch.Tensor,
     ) -> None:
         """Of two networks that may share embeddings.
 
@@ -45,15 +44,14 @@ class ReplacedTokenDetection(nn.Module):
             discriminator: of `detector_class` of its family.
             generator: a masked language model.
             weight: factor on the discriminator's loss.
-            not_sampled: ids that the generator must not fill in, such as special tokens.
+            sampled: ids that the generator may fill in: no special tokens.
         """
         super().__init__()
-        check_predictions(generator)
         self.discriminator = discriminator
         self.generator = generator
         self._weight = weight
         self._predict = MaskedPredictor(generator)
-        self.register_buffer("_not_sampled", not_sampled, persistent=False)
+        self.register_buffer("_sampled", sampled, persistent=False)
 
     @property
     def networks(self) -> dict[str, PreTrainedModel]:
@@ -111,7 +109,7 @@ class ReplacedTokenDetection(nn.Module):
         """The generator's losses and samples at the masked places."""
         masked = batch.input_ids.scatter(1, batch.columns["positions"], batch.columns["replacements"])
         questions = Questions(
-            batch.columns["labels"].flatten(), batch.columns["uniforms"].flatten(), self._not_sampled
+            batch.columns["labels"].flatten(), batch.columns["uniforms"].flatten(), self._sampled
         )
         inputs = encoder_inputs(self.generator, batch)
         return self._predict(batch.columns["positions"], questions, input_ids=masked, **inputs)

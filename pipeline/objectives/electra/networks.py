@@ -1,14 +1,13 @@
 """The two networks of replaced-token detection, from a recipe."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.config.schema import Recipe
-from pipeline.encoder.model import model_config
+from pipeline.encoder.model import model_config, open_network
 from pipeline.encoder.replaced_token import detector_class, make_detector
 from pipeline.objectives.electra.settings import ElectraSection
 from pipeline.objectives.protocol import Facts
@@ -21,17 +20,11 @@ def build_networks(recipe: Recipe, facts: Facts) -> tuple[PreTrainedModel, PreTr
     config = model_config(recipe.model, facts.vocabulary, facts.positions)
     small = generator_config(section, config)
     make_detector(config)
-    options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": torch.float32}
-    detector: Any = detector_class(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if recipe.model.checkpoint is None:
-            discriminator = detector.from_config(config, **options)
-        else:
-            discriminator = detector.from_pretrained(
-                recipe.model.checkpoint, config=config, local_files_only=True, use_safetensors=True, **options
-            )
-        generator = AutoModelForMaskedLM.from_config(small, **options)
+        checkpoint = recipe.model.checkpoint if facts.with_weights else None
+        discriminator = open_network(detector_class(config), config, checkpoint)
+        generator = open_network(AutoModelForMaskedLM, small, None)
     if section.tie_embeddings:
         tie_embeddings(generator, discriminator)
     return discriminator, generator

@@ -7,7 +7,7 @@ from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.masking import MaskDraw, MaskingRule
-from pipeline.encoder.linear_cross_entropy import ids_not_drawn
+from pipeline.encoder.linear_cross_entropy import ids_drawn
 from pipeline.objectives.electra.draw import ElectraDraw
 from pipeline.objectives.electra.module import ReplacedTokenDetection
 from pipeline.objectives.electra.networks import build_networks, embedding_size, generator_config
@@ -30,9 +30,8 @@ def _build(recipe: Recipe, facts: Facts) -> ReplacedTokenDetection:
     section = recipe.objective
     assert isinstance(section, ElectraSection)
     discriminator, generator = build_networks(recipe, facts)
-    vocabulary = facts.vocabulary
-    not_sampled = ids_not_drawn(vocabulary.special_ids, vocabulary.size, generator.config.vocab_size)
-    return ReplacedTokenDetection(discriminator, generator, section.discriminator_weight, not_sampled)
+    sampled = ids_drawn(facts.vocabulary.special_ids, facts.vocabulary.size)
+    return ReplacedTokenDetection(discriminator, generator, section.discriminator_weight, sampled)
 
 
 def _check(recipe: Recipe, facts: Facts) -> Iterator[Problem]:

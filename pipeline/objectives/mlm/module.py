@@ -11,7 +11,6 @@ from pipeline.data.masking import IGNORED_LABEL
 from pipeline.encoder.inputs import encoder_inputs
 from pipeline.encoder.linear_cross_entropy import Questions
 from pipeline.encoder.masked_lm import MaskedPredictor
-from pipeline.encoder.self_check import check_predictions
 from pipeline.objectives.protocol import Pass, Scored, Term
 
 
@@ -19,9 +18,8 @@ class MaskedLanguageModeling(nn.Module):
     """The cross-entropies of the masked tokens of a batch. It has one network, `model`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """`model` is a transformers `...ForMaskedLM`; see check_predictions for which."""
+        """`model` is a transformers `...ForMaskedLM`; see self_check.py for which."""
         super().__init__()
-        check_predictions(model)
         self.model = model
         self._predict = MaskedPredictor(model)
 

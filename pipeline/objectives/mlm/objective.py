@@ -29,7 +29,9 @@ def _draw(section: MlmSection, vocabulary: Vocabulary) -> MaskDraw:
 
 
 def _build(recipe: Recipe, facts: Facts) -> MaskedLanguageModeling:
-    model = build_model(recipe.model, facts.vocabulary, facts.positions, recipe.seed)
+    model = build_model(
+        recipe.model, facts.vocabulary, facts.positions, recipe.seed, with_weights=facts.with_weights
+    )
     return MaskedLanguageModeling(model)
 
 
