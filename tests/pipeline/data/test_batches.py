@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.batches import (
+    Batch,
     BatchGeometry,
-    MicroBatch,
     RowBatcher,
     StepBatches,
     evaluation_batches,
     load_steps,
 )
 from pipeline.data.corpus import CorpusRows, CorpusSplit, Vocabulary
-from pipeline.data.masking import IGNORED_LABEL, MaskingRule
+from pipeline.data.masking import IGNORED_LABEL, MaskDraw, MaskingRule
 from pipeline.data.order import rows_of_step
 
 PAD = 1
@@ -51,7 +51,7 @@ def memory_batcher(num_rows: int, seed: int = 0) -> RowBatcher:
     rule = MaskingRule(
         rate=0.2, mask_share=0.8, random_share=0.1, mask_id=4, ordinary_ids=np.arange(5, 100, dtype=np.int64)
     )
-    return RowBatcher(MemorySplit(num_rows), rule, seed)
+    return RowBatcher(MemorySplit(num_rows), MaskDraw(rule), seed)
 
 
 @pytest.fixture
@@ -63,18 +63,23 @@ def corpus_batcher(tiny_corpus: Path, vocabulary: Vocabulary) -> RowBatcher:
         mask_id=vocabulary.mask_id,
         ordinary_ids=vocabulary.ordinary_ids(),
     )
-    return RowBatcher(CorpusSplit(tiny_corpus, "train"), rule, seed=1)
+    return RowBatcher(CorpusSplit(tiny_corpus, "train"), MaskDraw(rule), seed=1)
 
 
-def examples(batches: Iterable[MicroBatch]) -> list[tuple]:
+def corrupted(batch: Batch) -> torch.Tensor:
+    """What the model sees."""
+    return batch.input_ids.scatter(1, batch.columns["positions"], batch.columns["replacements"])
+
+
+def examples(batches: Iterable[Batch]) -> list[tuple]:
     """What a model sees and is asked, row by row: tokens, length, {column: label}, documents."""
     found = []
     for batch in batches:
         for ids, length, positions, labels, starts, ends in zip(
-            batch.input_ids.tolist(),
+            corrupted(batch).tolist(),
             batch.lengths.tolist(),
-            batch.positions.tolist(),
-            batch.labels.tolist(),
+            batch.columns["positions"].tolist(),
+            batch.columns["labels"].tolist(),
             batch.documents.starts.tolist(),
             batch.documents.ends.tolist(),
         ):
@@ -143,28 +148,32 @@ def test_a_row_is_masked_anew_in_the_next_epoch() -> None:
     assert np.mean(same) < 0.2
 
 
-def test_original_ids_are_the_corpuss_in_every_row_and_epoch(corpus_batcher: RowBatcher) -> None:
+def test_tokens_are_the_corpuss_in_every_row_and_epoch(corpus_batcher: RowBatcher) -> None:
     rows = np.arange(corpus_batcher.split.num_rows)
     original, lengths, *_ = corpus_batcher.split.read(rows)
 
     for epoch in (0, 1, 7):
         batch = corpus_batcher.batch(rows, epoch)
 
-        assert (batch.original_ids().numpy() == original).all()
-        assert (batch.input_ids.numpy() != original).any(axis=1).mean() > 0.9
+        assert (batch.input_ids.numpy() == original).all()
+        assert (corrupted(batch).numpy() != original).any(axis=1).mean() > 0.9
         assert (batch.lengths.numpy() == lengths).all()
-        assert batch.num_predictions == (batch.labels != IGNORED_LABEL).sum() > 0
+        assert batch.counts["predicted"] == (batch.columns["labels"] != IGNORED_LABEL).sum() > 0
+        assert batch.counts["tokens"] == lengths.sum()
+        assert batch.counts["positions"] == original.size
 
 
 @given(st.integers(1, 40), st.integers(0, 2**40), st.integers(0, 9))
-def test_original_ids_are_those_read_whatever_the_masks(num_rows: int, seed: int, epoch: int) -> None:
+def test_tokens_are_those_read_whatever_the_masks(num_rows: int, seed: int, epoch: int) -> None:
     batcher = memory_batcher(num_rows, seed)
 
     batch = batcher.batch(np.arange(num_rows), epoch)
-    corrupted = batch.input_ids.clone()
 
-    assert (batch.original_ids().numpy() == batcher.split.ids).all()
-    assert torch.equal(batch.input_ids, corrupted)
+    assert (batch.input_ids.numpy() == batcher.split.ids).all()
+    is_asked = batch.columns["labels"] != IGNORED_LABEL
+    originals = batch.input_ids.gather(1, batch.columns["positions"])
+    assert torch.equal(originals[is_asked], batch.columns["labels"][is_asked])
+    assert torch.equal(originals[~is_asked], batch.columns["replacements"][~is_asked])
 
 
 def test_documents_are_those_of_the_rows(corpus_batcher: RowBatcher) -> None:
@@ -229,7 +238,7 @@ def test_workers_collect_garbage_where_training_does_not() -> None:
         gc.enable()
 
 
-def held_out(num_rows: int, max_rows: int | None, batch_size: int, world_size: int) -> list[list[MicroBatch]]:
+def held_out(num_rows: int, max_rows: int | None, batch_size: int, world_size: int) -> list[list[Batch]]:
     batcher = memory_batcher(num_rows)
     return [
         list(evaluation_batches(batcher, max_rows, batch_size, rank, world_size))
@@ -237,7 +246,7 @@ def held_out(num_rows: int, max_rows: int | None, batch_size: int, world_size: i
     ]
 
 
-def asked(batches: Iterable[MicroBatch]) -> list[tuple]:
+def asked(batches: Iterable[Batch]) -> list[tuple]:
     """The examples with something to predict, in the order of their rows."""
     return sorted((row for row in examples(batches) if row[2]), key=lambda row: row[0][0])
 
@@ -279,7 +288,7 @@ def test_filler_rows_have_no_tokens_and_no_documents(num_rows: int, batch_size: 
         assert in_document.sum() == batch.lengths[place]
         if is_filler:
             assert not batch.full
-            assert (batch.labels[place] == IGNORED_LABEL).all()
+            assert (batch.columns["labels"][place] == IGNORED_LABEL).all()
             assert (batch.documents.ends[place] == batch.documents.starts[place]).all()
 
 
@@ -295,7 +304,8 @@ def test_moving_a_batch_keeps_it() -> None:
 def test_every_tensor_of_a_batch_is_moved() -> None:
     moved = memory_batcher(8).batch(np.arange(8), 0).to(torch.device("meta"))
 
-    tensors = [moved.input_ids, moved.lengths, moved.positions, moved.labels]
+    names = ("input_ids", "positions", "labels", "replacements")
+    tensors = [moved.lengths, *(moved.columns[name] for name in names)]
     tensors += [moved.documents.starts, moved.documents.ends]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -314,7 +324,8 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> N
     before, after = examples([batch]), batch.pin_memory()
 
     assert examples([after]) == before
-    tensors = [after.input_ids, after.lengths, after.positions, after.labels]
+    names = ("input_ids", "positions", "labels", "replacements")
+    tensors = [after.lengths, *(after.columns[name] for name in names)]
     tensors += [after.documents.starts, after.documents.ends]
     assert {id(tensor) for tensor in tensors} == {id(tensor) for tensor in pinned}
-    assert len(pinned) == 6
+    assert len(pinned) == 7

@@ -48,22 +48,26 @@ ARRAYS = (
 )
 
 
+def digest_of(rows: np.ndarray, *fingerprint: np.ndarray) -> int:
+    return digest_rows(rows, fingerprint)
+
+
 @pytest.mark.parametrize("array", range(4), ids=["row number", "input", "position", "label"])
 def test_every_value_counts(array: int) -> None:
     for place in np.ndindex(ARRAYS[array].shape):
         changed = [values.copy() for values in ARRAYS]
         changed[array][place] += 1
-        assert digest_rows(*changed) != digest_rows(*ARRAYS)
+        assert digest_of(*changed) != digest_of(*ARRAYS)
 
 
 @pytest.mark.parametrize("array", range(4), ids=["row number", "input", "position", "label"])
 def test_rows_that_exchange_something_are_others(array: int) -> None:
     changed = [values[::-1].copy() if i == array else values for i, values in enumerate(ARRAYS)]
-    assert digest_rows(*changed) != digest_rows(*ARRAYS)
+    assert digest_of(*changed) != digest_of(*ARRAYS)
 
 
 def test_order_within_a_batch_does_not_count() -> None:
-    assert digest_rows(*(values[::-1].copy() for values in ARRAYS)) == digest_rows(*ARRAYS)
+    assert digest_of(*(values[::-1].copy() for values in ARRAYS)) == digest_of(*ARRAYS)
 
 
 def test_masks_of_another_seed_or_epoch_are_others() -> None:

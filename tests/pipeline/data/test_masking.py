@@ -87,6 +87,17 @@ def test_labels_are_the_originals_and_the_rest_is_untouched(rate: float, seed: i
     assert (restored == ids).all()
 
 
+@given(rates, seeds)
+def test_every_slot_has_a_column_of_its_own_and_what_stands_there(rate: float, seed: int) -> None:
+    """So that replacements can be scattered into a row in any order."""
+    ids = make_rows(40)
+
+    masked = mask_rows(ids, np.arange(40), 0, seed, make_rule(rate))
+
+    assert all(len(set(columns)) == len(columns) for columns in masked.positions.tolist())
+    assert (np.take_along_axis(masked.input_ids, masked.positions, 1) == masked.replacements).all()
+
+
 @given(seeds, st.lists(st.integers(0, 39), min_size=1, max_size=12), st.integers(0, 50))
 def test_a_mask_depends_on_seed_epoch_and_row_only(seed: int, chosen: list[int], epoch: int) -> None:
     ids, numbers = make_rows(40), np.arange(40) * 1000
@@ -124,8 +135,8 @@ def test_masks_change_with_seed_epoch_and_row() -> None:
 
 def masked_one_by_one(
     ids: list[int], row: int, epoch: int, seed: int, rule: MaskingRule
-) -> tuple[list[int], list[int], list[int]]:
-    """Corrupted ids, positions and labels of one row, draw by draw.
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Corrupted ids, positions, labels and replacements of one row, draw by draw.
 
     A run that is resumed with another version must find the masks it began with: this is their definition.
     """
@@ -133,9 +144,11 @@ def masked_one_by_one(
     key = make_keys(0x6D61736B, seed, epoch, row)
     draws = [int(draw) for draw in random_bits(key, len(ids) + 2 * width)[0]]
     ordinary = set(rule.ordinary_ids.tolist())
-    columns = [column for column, token in enumerate(ids) if token in ordinary]
-    columns.sort(key=lambda column: (draws[column] >> 17, column))
-    chosen = columns[: max(1, round(rule.rate * len(columns)))]
+    columns = sorted(
+        range(len(ids)), key=lambda column: (ids[column] not in ordinary, draws[column] >> 17, column)
+    )
+    num_ordinary = sum(token in ordinary for token in ids)
+    chosen = columns[: min(num_ordinary, max(1, round(rule.rate * num_ordinary)))]
 
     corrupted = list(ids)
     for place, column in enumerate(chosen):
@@ -144,9 +157,9 @@ def masked_one_by_one(
             corrupted[column] = rule.mask_id
         elif kind < rule.mask_share + rule.random_share:
             corrupted[column] = rule.ordinary_ids[draws[len(ids) + width + place] % len(ordinary)]
-    filler = width - len(chosen)
-    labels = [ids[column] for column in chosen]
-    return corrupted, chosen + [0] * filler, labels + [IGNORED_LABEL] * filler
+    positions = columns[:width]  # slots without a prediction have columns of their own, too
+    labels = [ids[column] for column in chosen] + [IGNORED_LABEL] * (width - len(chosen))
+    return corrupted, positions, labels, [corrupted[column] for column in positions]
 
 
 @given(rates, seeds, st.integers(0, 9), st.sampled_from([np.int64, np.uint16, np.uint32]))
@@ -161,7 +174,8 @@ def test_masks_are_those_of_the_slow_and_plain_way(
     masked = mask_rows(ids.astype(dtype), rows, epoch, seed, rule)
 
     one_by_one = [masked_one_by_one(ids[i].tolist(), int(rows[i]), epoch, seed, rule) for i in range(20)]
-    for found, expected in zip((masked.input_ids, masked.positions, masked.labels), zip(*one_by_one)):
+    arrays = (masked.input_ids, masked.positions, masked.labels, masked.replacements)
+    for found, expected in zip(arrays, zip(*one_by_one), strict=True):
         assert found.tolist() == list(map(list, expected))
         assert found.dtype == np.int64
 
