@@ -7,42 +7,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.accounting.flops import ModelFlops, attended_pairs, pairs_within
-from pipeline.data.batches import MicroBatch
+from pipeline.accounting.flops import FlopCounter, attended_pairs, pairs_within
+from pipeline.data.batches import Batch
 from pipeline.data.documents import Documents
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.objectives.mlm import MaskedLanguageModeling
+from pipeline.objectives.mlm.module import MaskedLanguageModeling
 from tests.pipeline.flop_counting import flop_counter
+from tests.pipeline.modules import batch_of_rows
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, tiny_inputs, tiny_model
 
 PREDICTED = 5
 
 
-def batch_of(lengths: list[int], num_predicted: int = PREDICTED) -> MicroBatch:
+def batch_of(lengths: list[int], num_predicted: int = PREDICTED) -> Batch:
     """Rows with so many tokens, in each of which the first ones are predicted."""
     inputs = tiny_inputs(lengths)
     sizes = torch.tensor(lengths)
     positions = torch.arange(num_predicted).expand(len(lengths), -1)
-    return MicroBatch(
-        input_ids=inputs["input_ids"],
-        lengths=sizes,
-        documents=Documents.one_per_row(sizes, LENGTH),
-        positions=positions,
-        labels=torch.where(positions < sizes[:, None], 7, IGNORED_LABEL),
-        full=min(lengths) == LENGTH,
-    )
+    labels = torch.where(positions < sizes[:, None], 7, IGNORED_LABEL)
+    return batch_of_rows(inputs["input_ids"], sizes, positions, labels)
 
 
-def counted_by_torch(
-    family: str, batch: MicroBatch, is_checkpointed: bool = False, **settings: object
-) -> int:
+def flops_of(family: str, **settings: object) -> FlopCounter:
+    return FlopCounter(MaskedLanguageModeling(tiny_model(family, **settings)))
+
+
+def counted_by_torch(family: str, batch: Batch, is_checkpointed: bool = False, **settings: object) -> int:
     """FLOPs of a forward and backward pass; torch knows those of attention by its plain implementation."""
     objective = MaskedLanguageModeling(tiny_model(family, **settings)).train()
     if is_checkpointed:
         objective.model.gradient_checkpointing_enable({"use_reentrant": False})
     with sdpa_kernel(SDPBackend.MATH), flop_counter() as counter:
-        total, _, _ = objective(batch.input_ids, batch.attention_mask(), batch.positions, batch.labels)
-        total.backward()
+        objective(batch, 0).terms["mlm"].sum.backward()
     return counter.get_total_flops()
 
 
@@ -53,41 +49,40 @@ def test_full_rows_cost_what_torch_counts(family: str, sizes: dict[str, int]) ->
     settings = sizes | ({"options": {"local_attention": 2 * LENGTH}} if family == "modernbert" else {})
     batch = batch_of([LENGTH] * 3)
 
-    flops = ModelFlops.of(tiny_model(family, **settings).config)
+    flops = flops_of(family, **settings)
 
-    assert flops.of_training(batch) == counted_by_torch(family, batch, **settings)
+    assert flops(batch) == counted_by_torch(family, batch, **settings)
 
 
 def test_local_layers_cost_their_window_only() -> None:
     everywhere, local = (
-        ModelFlops.of(tiny_model("modernbert", options={"local_attention": 2 * reach}).config)
-        for reach in (LENGTH, 4)
+        flops_of("modernbert", options={"local_attention": 2 * reach}) for reach in (LENGTH, 4)
     )
     batch = batch_of([LENGTH] * 3)
     masked_out = int((distances([LENGTH] * 3) > 4).sum())
 
     # Two of the three layers are local; forward and backward, two products of 32 channels.
-    assert everywhere.of_training(batch) - local.of_training(batch) == masked_out * 2 * 3 * 2 * 2 * 32
+    assert everywhere(batch) - local(batch) == masked_out * 2 * 3 * 2 * 2 * 32
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_costs_nothing(family: str) -> None:
-    flops = ModelFlops.of(tiny_model(family).config)
+    flops = flops_of(family)
     rows = [LENGTH, 9, 17]
 
-    together = flops.of_training(batch_of(rows))
+    together = flops(batch_of(rows))
 
-    assert together == sum(flops.of_training(batch_of([length])) for length in rows)
-    assert together < flops.of_training(batch_of([LENGTH] * 3))
+    assert together == sum(flops(batch_of([length])) for length in rows)
+    assert together < flops(batch_of([LENGTH] * 3))
 
 
 def test_what_is_computed_again_is_not_counted() -> None:
     batch = batch_of([LENGTH] * 3)
-    flops = ModelFlops.of(tiny_model("roberta").config)
+    flops = flops_of("roberta")
 
     computed = counted_by_torch("roberta", batch, is_checkpointed=True)
 
-    assert flops.of_training(batch) < computed < flops.of_training(batch) * 4 / 3
+    assert flops(batch) < computed < flops(batch) * 4 / 3
 
 
 def test_rows_without_tokens_have_no_pairs() -> None:

@@ -11,18 +11,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import pipeline.encoder.attention
 import pipeline.encoder.attention_scope
-from pipeline.data.batches import MicroBatch
-from pipeline.data.documents import Documents
+from pipeline.data.batches import Batch
 from pipeline.data.masking import IGNORED_LABEL
 from pipeline.encoder.attention import attention_by_sequence
 from pipeline.encoder.attention_scope import attention_within_documents, can_attend_by_sequence, position_ids
-from pipeline.engine import PretrainingModule, forward
-from pipeline.guidance.allocation import allocate
-from pipeline.guidance.guide import AttentionGuide
+from pipeline.engine import PretrainingModule
 from pipeline.guidance.row_terms import LossForm
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from tests.pipeline.guidance.cases import documents_of
 from tests.pipeline.guidance.dense import Rows
+from tests.pipeline.modules import batch_of_rows, guide_of, guided_module, score, sums_by_head
 from tests.pipeline.tiny_models import FAMILIES, LENGTH, VOCABULARY, tiny_model
 
 PADDED = [[10, 3, 9], [9], [1, 8, 8], []]
@@ -48,7 +46,7 @@ def any_pieces(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
     return size, rows
 
 
-def batch_of(pieces: list[list[int]], length: int = LENGTH) -> MicroBatch:
+def batch_of(pieces: list[list[int]], length: int = LENGTH) -> Batch:
     """Rows of these documents; every third token is predicted."""
     generator = torch.Generator().manual_seed(7)
     lengths = torch.tensor([sum(row) for row in pieces])
@@ -57,44 +55,39 @@ def batch_of(pieces: list[list[int]], length: int = LENGTH) -> MicroBatch:
     documents = documents_of(Rows(ids, pieces))
     positions = torch.arange(0, length, 3).expand(len(pieces), -1)
     labels = torch.where(is_real, (ids + 1) % 97, IGNORED_LABEL).gather(1, positions)
-    return MicroBatch(
-        input_ids=ids, lengths=lengths, documents=documents, positions=positions, labels=labels,
-        full=bool(is_real.all()), borders=documents.borders(),
-    )  # fmt: skip
+    return batch_of_rows(ids, lengths, positions, labels, documents, documents.borders())
 
 
-def one_by_one(batch: MicroBatch, pieces: list[list[int]]) -> Iterator[MicroBatch]:
+def one_by_one(batch: Batch, pieces: list[list[int]]) -> Iterator[Batch]:
     """Each document as a batch of its own, without padding, attending everywhere."""
     for row, lengths in enumerate(pieces):
         start = 0
         for length in lengths:
-            inside = (batch.positions[row] >= start) & (batch.positions[row] < start + length)
+            positions, labels = batch.columns["positions"][row], batch.columns["labels"][row]
+            inside = (positions >= start) & (positions < start + length)
             if inside.any():
-                yield MicroBatch(
-                    input_ids=batch.input_ids[row : row + 1, start : start + length],
-                    lengths=torch.tensor([length]),
-                    documents=Documents.one_per_row(torch.tensor([length]), length),
-                    positions=batch.positions[row : row + 1, inside] - start,
-                    labels=batch.labels[row : row + 1, inside],
-                    full=True,
+                yield batch_of_rows(
+                    batch.input_ids[row : row + 1, start : start + length],
+                    torch.tensor([length]),
+                    positions[None, inside] - start,
+                    labels[None, inside],
                 )
             start += length
 
 
 def module_of(family: str, **settings: object) -> PretrainingModule:
     heads = [{"next": 1, "previous": 1, "first": 1} if family != "modernbert" else {"next": 1}] * 3
-    return PretrainingModule(tiny_model(family, **settings), "mlm", AttentionGuide(allocate(heads)))
+    return guided_module(tiny_model(family, **settings), heads)
 
 
 def loss_and_gradients(
-    module: PretrainingModule, batches: list[MicroBatch], guided: GuidedStep
+    module: PretrainingModule, batches: list[Batch], guided: GuidedStep
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Objective and all guidance errors, summed over the batches."""
     total = torch.zeros(())
     for batch in batches:
-        targets = module.guide.targets(batch.original_ids(), batch.documents)
-        objective, _, _, terms = forward(module, batch, guided, targets)
-        total = total + objective + 3.0 * terms.errors.sum()
+        terms = score(module, batch, guided).terms
+        total = total + terms["mlm"].sum + 3.0 * terms["guidance"].sum
     total.backward()
     return total.detach(), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
@@ -122,39 +115,40 @@ def test_documents_in_a_row_are_as_documents_alone(
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
-def with_a_prediction_everywhere(batch: MicroBatch) -> MicroBatch:
+def with_a_prediction_everywhere(batch: Batch) -> Batch:
     """The same losses, with a place for every position; where none is predicted there is no label."""
     positions = torch.arange(LENGTH).expand(len(batch.input_ids), -1)
-    labels = torch.full_like(positions, IGNORED_LABEL).scatter(1, batch.positions, batch.labels)
-    changed = copy.copy(batch)
-    changed.positions, changed.labels = positions, labels
-    return changed
+    labels = torch.full_like(positions, IGNORED_LABEL)
+    labels = labels.scatter(1, batch.columns["positions"], batch.columns["labels"])
+    return batch_of_rows(batch.input_ids, batch.lengths, positions, labels, batch.documents, batch.borders)
 
 
 @every_family
 def test_nothing_of_a_document_reaches_another(family: str) -> None:
     module, batch = module_of(family).eval(), batch_of(FULL)
-    before = forward(module, batch, GuidedStep(), None)[1]
+    before = score(module, batch).rows[0]
     changed = copy.deepcopy(batch)
     changed.input_ids[0, 10:15] = 50  # the second of three
+    positions = batch.columns["positions"]
+    changed.columns["replacements"] = changed.input_ids.gather(1, positions)
 
-    after = forward(module, changed, GuidedStep(), None)[1]
+    after = score(module, changed).rows[0]
 
     assert torch.equal(after[1:], before[1:])
-    only_others = batch.labels.clone()
-    only_others[(batch.positions >= 10) & (batch.positions < 15)] = IGNORED_LABEL
-    batch.labels = changed.labels = only_others
-    pair = [forward(module, each, GuidedStep(), None)[1][0] for each in (batch, changed)]
+    only_others = batch.columns["labels"].clone()
+    only_others[(positions >= 10) & (positions < 15)] = IGNORED_LABEL
+    batch.columns["labels"] = changed.columns["labels"] = only_others
+    pair = [score(module, each).rows[0, 0] for each in (batch, changed)]
     torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
 
 
 @every_family
 def test_documents_matter_only_where_they_are_asked_for(family: str) -> None:
     module, batch = module_of(family).eval(), batch_of(FULL)
-    inside = forward(module, batch, GuidedStep(), None)[1]
+    inside = score(module, batch).rows[0]
     batch.borders = None
 
-    across = forward(module, batch, GuidedStep(), None)[1]
+    across = score(module, batch).rows[0]
 
     plain = module.model.base_model(batch.input_ids)
     hidden = plain.last_hidden_state
@@ -167,15 +161,10 @@ def test_documents_matter_only_where_they_are_asked_for(family: str) -> None:
 def test_rows_without_tokens_stay_finite(family: str) -> None:
     module, batch = module_of(family).train(), batch_of([[], []])
 
-    total, losses, *_ = forward(
-        module,
-        batch,
-        GuidedStep.looking_at([0, 1, 2]),
-        module.guide.targets(batch.input_ids, batch.documents),
-    )
-    total.backward()
+    scored = score(module, batch, GuidedStep.looking_at([0, 1, 2]))
+    scored.terms["mlm"].sum.backward()
 
-    assert losses.tolist() == [0.0, 0.0]
+    assert scored.rows[0].tolist() == [0.0, 0.0]
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
     hidden = module.model.base_model(
         batch.input_ids,
@@ -228,7 +217,7 @@ def test_by_sequence_is_as_by_mask(
 ) -> None:
     """With guidance, of which one layer looks at a part of the rows."""
     batch, module = batch_of(pieces), module_of(family).train()
-    module.guide.form = form
+    guide_of(module).form = form
     other = copy.deepcopy(module)
     layers = tuple(GuidedLayer(layer=layer, probability=1.0, first_row=layer) for layer in (0, 2))
     guided = GuidedStep(layers=layers, row_stride=5)
@@ -337,12 +326,11 @@ def test_models_on_a_gpu_are_as_by_mask(family: str, pieces: list[list[int]]) ->
     guided = GuidedStep.looking_at([0, 1, 2])
     totals = []
     for module, can in ((by_mask, False), (by_sequence, True)):
-        targets = module.guide.targets(batch.original_ids(), batch.documents).to(torch.device("cuda"))
         with pytest.MonkeyPatch.context() as patch:
             if not can:
                 patch.setattr(pipeline.encoder.attention_scope, "can_attend_by_sequence", lambda **_: False)
-            _, losses, _, terms = forward(module, batch.to(torch.device("cuda")), guided, targets)
-        totals.append((losses.float(), terms.errors.float()))
+            scored = score(module, batch, guided)
+        totals.append((scored.rows[0], sums_by_head(scored)[0].float()))
 
     for found, expected in zip(*totals):
         torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-2)

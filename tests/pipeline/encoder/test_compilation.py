@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 import pipeline.encoder.attention
 import pipeline.encoder.attention_scope
 import pipeline.encoder.compilation
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
 from pipeline.encoder.attention import add_taps
 from pipeline.encoder.compilation import (
     CAN_RECOMPUTE,
@@ -21,15 +21,14 @@ from pipeline.encoder.compilation import (
     wants_compilation,
     why_not,
 )
-from pipeline.engine import PretrainingModule, forward
+from pipeline.engine import PretrainingModule
 from pipeline.evaluation.attention_snapshot import record_attention
-from pipeline.guidance.allocation import allocate
-from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedLayer, GuidedStep
 from pipeline.processes.cluster import Cluster
 from tests.pipeline.encoder.test_attention import Energy
 from tests.pipeline.encoder.test_attention_scope import FULL, PADDED, batch_of, reference_kernel
 from tests.pipeline.evaluation.test_attention_snapshot import SENTENCE
+from tests.pipeline.modules import guided_module, score, sums_by_head
 from tests.pipeline.tiny_models import tiny_model
 
 recomputing = pytest.mark.skipif(not CAN_RECOMPUTE, reason="this torch does not recompute compiled blocks")
@@ -43,9 +42,7 @@ def fresh_compiler() -> None:
 
 
 def module_of(family: str, **settings: Any) -> PretrainingModule:
-    return PretrainingModule(
-        tiny_model(family, **settings), "mlm", AttentionGuide(allocate([{"next": 1, "previous": 1}] * 3))
-    )
+    return guided_module(tiny_model(family, **settings), [{"next": 1, "previous": 1}] * 3)
 
 
 def module_with_taps_beside_guidance(family: str) -> PretrainingModule:
@@ -62,24 +59,19 @@ def sampled(step: int) -> GuidedStep:
     return GuidedStep(layers=(layer,), row_stride=3)
 
 
-def take_step(module: PretrainingModule, batch: MicroBatch, guided: GuidedStep) -> list[torch.Tensor]:
+def take_step(module: PretrainingModule, batch: Batch, guided: GuidedStep) -> list[torch.Tensor]:
     """Losses, errors and gradients."""
     module.train().zero_grad()
-    targets = module.guide.targets(batch.original_ids(), batch.documents)
-    total, losses, _, terms = forward(module, batch, guided, targets)
-    (total + terms.errors.sum()).backward()
-    return [
-        losses.detach(),
-        terms.errors.detach(),
-        *(p.grad for p in module.parameters() if p.grad is not None),
-    ]
+    scored = score(module, batch, guided)
+    sum(term.sum for term in scored.terms.values()).backward()
+    errors = [sums_by_head(scored)[0].float()] if guided.layers else []
+    return [scored.rows[0], *errors, *(p.grad for p in module.parameters() if p.grad is not None)]
 
 
 @torch.no_grad()
-def evaluate(module: PretrainingModule, batch: MicroBatch) -> torch.Tensor:
+def evaluate(module: PretrainingModule, batch: Batch) -> torch.Tensor:
     module.eval()
-    targets = module.guide.targets(batch.original_ids(), batch.documents)
-    return forward(module, batch, GuidedStep.looking_at([0, 1, 2]), targets)[1]
+    return score(module, batch, GuidedStep.looking_at([0, 1, 2]), step=None).rows[0]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +117,7 @@ def test_compiled_blocks_are_the_same_and_their_graphs_are_soon_complete(
 
         if step % 4 == 3:
             torch.testing.assert_close(evaluate(module, batch), evaluate(plain, batch))
-            record_attention(module, module.model, module.guide, SENTENCE)
+            record_attention(module, module, SENTENCE)
         graphs.append(counter.frame_count)
 
     kinds_of_layers = 2 if family == "modernbert" else 1  # its first has no norm, the others are local

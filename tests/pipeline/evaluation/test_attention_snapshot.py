@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pipeline.data.corpus import CorpusSplit, Vocabulary
-from pipeline.data.documents import Documents
 from pipeline.engine import PretrainingModule
 from pipeline.evaluation.attention_snapshot import (
     Snapshot,
@@ -18,21 +17,20 @@ from pipeline.evaluation.attention_snapshot import (
     snapshot_steps,
     write_snapshot,
 )
-from pipeline.guidance.allocation import allocate
-from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.schedule import GuidedStep
+from tests.pipeline import modules
+from tests.pipeline.modules import batch_of_rows, guide_of, score, sums_by_head
 from tests.pipeline.tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 SENTENCE = np.random.default_rng(0).integers(5, 97, 19)
 
 
 def guided_module(family: str, **settings: object) -> PretrainingModule:
-    model = tiny_model(family, **settings)
-    return PretrainingModule(model, "mlm", AttentionGuide(allocate([{"next": 1, "first": 2}] * 3)))
+    return modules.guided_module(tiny_model(family, **settings), [{"next": 1, "first": 2}] * 3)
 
 
 def record(module: PretrainingModule) -> np.ndarray:
-    return record_attention(module, module.model, module.guide, SENTENCE)
+    return record_attention(module, module, SENTENCE)
 
 
 def taps_of(module: PretrainingModule) -> list[object]:
@@ -42,11 +40,10 @@ def taps_of(module: PretrainingModule) -> list[object]:
 def guidance_terms(module: PretrainingModule) -> list[torch.Tensor]:
     """Loss and guidance terms of a padded batch, all layers looked at."""
     inputs = tiny_inputs()
-    documents = Documents.one_per_row(inputs["attention_mask"].sum(1), inputs["input_ids"].shape[1])
-    targets = module.guide.targets(inputs["input_ids"], documents)
     positions = torch.zeros(len(inputs["input_ids"]), 1, dtype=torch.long)
-    guided = GuidedStep.looking_at([0, 1, 2])
-    return list(module(**inputs, positions=positions, labels=positions + 7, guided=guided, targets=targets))
+    batch = batch_of_rows(inputs["input_ids"], inputs["attention_mask"].sum(1), positions, positions + 7)
+    scored = score(module, batch, GuidedStep.looking_at([0, 1, 2]))
+    return [*(term.sum for term in scored.terms.values()), scored.rows, sums_by_head(scored)]
 
 
 # Recording
@@ -97,7 +94,7 @@ def test_recording_leaves_no_trace(training: bool) -> None:
     assert module.training == training
     assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
-    assert taps_of(module) == module.guide.taps
+    assert taps_of(module) == guide_of(module).taps
     found = guidance_terms(module)
     torch.manual_seed(0)
     for value, expected in zip(found, guidance_terms(untouched), strict=True):
@@ -109,9 +106,9 @@ def test_recorders_are_taken_away_when_the_forward_pass_fails() -> None:
     beyond = np.array([5, 96, 128])  # the last of 128 embeddings, some without a token, is 127
 
     with pytest.raises(IndexError):
-        record_attention(module, module.model, module.guide, beyond)
+        record_attention(module, module, beyond)
 
-    assert taps_of(module) == module.guide.taps
+    assert taps_of(module) == guide_of(module).taps
     assert module.training
 
 

@@ -7,7 +7,6 @@ from scipy.stats import entropy
 
 from pipeline.data.documents import Documents
 from pipeline.encoder.families import attention_reach
-from pipeline.engine import PretrainingModule
 from pipeline.evaluation.probing.head_statistics import (
     entropy_sums,
     head_sums,
@@ -16,11 +15,10 @@ from pipeline.evaluation.probing.head_statistics import (
     pattern_keys,
     pattern_mass_sums,
 )
-from pipeline.guidance.allocation import allocate
-from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import parse_pattern
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import make_targets
+from tests.pipeline.modules import batch_of_rows, guided_module, score, sums_by_head
 from tests.pipeline.tiny_models import FAMILIES, tiny_inputs, tiny_model
 
 TOKEN_IDS = {"delimiters": [7, 8, 9, 50, 60], "sentence_ends": [3]}  # the latter is nowhere
@@ -38,21 +36,14 @@ def random_attention() -> torch.Tensor:
 def test_mass_is_what_guidance_measures(family):
     """Of a model's heads, on padded sequences of two documents."""
     heads = {"next": 1, "previous": 1, "last": 1, "delimiters": 1}
-    module = PretrainingModule(
-        tiny_model(family), "mlm", AttentionGuide(allocate([heads] * 3, TOKEN_IDS))
-    ).eval()
+    module = guided_module(tiny_model(family), [heads] * 3, TOKEN_IDS).eval()
     inputs = tiny_inputs()
     ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(1)
     documents = Documents.one_per_row(lengths, ids.shape[1])
     documents.ends[0, :10], documents.starts[0, 10:] = 10, 10
     positions = torch.zeros(len(ids), 1, dtype=torch.long)
-    *_, mass, rows = module(
-        **inputs,
-        positions=positions,
-        labels=positions + 7,
-        guided=GuidedStep.looking_at([0, 1, 2]),
-        targets=module.guide.targets(ids, documents),
-    )
+    batch = batch_of_rows(ids, lengths, positions, positions + 7, documents)
+    _, mass, rows = sums_by_head(score(module, batch, GuidedStep.looking_at([0, 1, 2])))
 
     eager = tiny_model(family).eval()
     eager.set_attn_implementation("eager")
@@ -62,7 +53,7 @@ def test_mass_is_what_guidance_measures(family):
     found = head_sums(attentions, targets, lengths, reaches)
 
     own = torch.stack([found.mass[head, :, head] for head in range(4)], dim=1)
-    torch.testing.assert_close(own, mass.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(own, mass, rtol=1e-4, atol=1e-4)
     assert found.num_targets.tolist() == rows[0].tolist()
     assert (found.entropy[1] <= found.num_choices[:, None] + 1e-6).all()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.masking import IGNORED_LABEL
-from pipeline.evaluation.unigram import unigram_loss
+from pipeline.objectives.mlm.unigram import unigram_loss
 
 ORDINARY = np.array([2, 3, 4])
 
