@@ -12,25 +12,31 @@ import torch
 from pipeline.build import (
     Corpus,
     build_batches,
-    build_guidance,
     build_guidance_schedule,
     build_pretraining_module,
     open_phases,
 )
 from pipeline.config.schema import Recipe
 from pipeline.encoder.families import usable_positions
-from pipeline.engine import forward
 from pipeline.guidance.allocation import Allocation, allocate, head_table
 from pipeline.guidance.guide import AttentionGuide
 from pipeline.guidance.patterns import TokenPattern
 from pipeline.guidance.row_terms import LossForm
+from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import GuidanceSchedule
+from tests.pipeline.data.test_batches import corrupted
 
 MakeRecipe = Callable[..., Recipe]
 
 
+def guidance_of(recipe: Recipe) -> RunGuidance:
+    (guidance,) = build_pretraining_module(recipe, Corpus.open(recipe.corpus)).regularizers
+    assert isinstance(guidance, RunGuidance)
+    return guidance
+
+
 def guide_of(recipe: Recipe) -> AttentionGuide:
-    return build_pretraining_module(recipe, Corpus.open(recipe.corpus)).guide
+    return guidance_of(recipe).guide
 
 
 def allocation_of(recipe: Recipe) -> Allocation:
@@ -96,7 +102,7 @@ def test_normalization_reaches_the_loss(make_recipe: MakeRecipe) -> None:
     shares = {}
     for normalization in ("mean", "authors"):
         recipe = make_recipe({"guidance": {"heads": {"next": 1, "first": 3}, "normalization": normalization}})
-        shares[normalization] = build_guidance(recipe, guide_of(recipe), 32).loss.shares[0].tolist()
+        shares[normalization] = guidance_of(recipe).loss.shares[0].tolist()
 
     assert shares["mean"] == pytest.approx([1 / 8] * 4)
     assert shares["authors"] == pytest.approx([1 / 4, 1 / 12, 1 / 12, 1 / 12])
@@ -145,13 +151,12 @@ def test_bias_changes_the_steps_until_it_is_zero(make_recipe: MakeRecipe) -> Non
     recipe = make_recipe({"guidance": {"heads": {"next": 1, "delimiters": 1}, "method": "bias", "end": 0.75}})
     corpus = Corpus.open(recipe.corpus)
     module = build_pretraining_module(recipe, corpus)
-    guidance = build_guidance(recipe, module.guide, corpus.manifest.sequence_length)
-    batch = corpus.batcher(recipe, "train").batch(np.arange(4), 0)
 
     losses = {}
     for step in (0, 8, 9, 11):
-        guided = guidance.at(step)
-        losses[step] = forward(module, batch, guided, guidance.targets(batch, guided))[0].item()
+        batch = corpus.batcher(recipe, "train").batch(np.arange(4), 0)
+        module.prepare(batch, step)
+        losses[step] = module(batch, step, batch.counts).terms["mlm"].sum.item()
 
     assert losses[9] == losses[11]
     assert len(set(losses.values())) == 3
@@ -214,7 +219,7 @@ def test_schedule_of_a_recipe_that_says_nothing(make_recipe: MakeRecipe) -> None
 def test_formation_is_judged_by_the_recipes_mass(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe({"guidance.formed_mass": 0.375})
 
-    assert build_guidance(recipe, guide_of(recipe), 32).formation.formed_mass == 0.375
+    assert guidance_of(recipe).formation.formed_mass == 0.375
 
 
 # Phases
@@ -284,7 +289,7 @@ def test_held_out_masks_do_not_depend_on_the_seed_and_training_masks_do(make_rec
 
     def masked(split: str, seed: int) -> torch.Tensor:
         recipe = make_recipe({"seed": seed})
-        return Corpus.open(recipe.corpus).batcher(recipe, split).batch(rows, 0).input_ids
+        return corrupted(Corpus.open(recipe.corpus).batcher(recipe, split).batch(rows, 0))
 
     assert torch.equal(masked("valid", 1), masked("valid", 2))
     assert not torch.equal(masked("train", 1), masked("train", 2))

@@ -27,7 +27,7 @@ class Events(list):
 @pytest.fixture
 def watch(monkeypatch, make_recipe):
     """`watch(formed_step, plateau_steps=300)`: of a run of 600 steps that is evaluated every 50."""
-    monkeypatch.setattr(plateau, "held_out_unigram_loss", lambda *_: UNIGRAM)
+    monkeypatch.setattr(plateau, "held_out_baseline", lambda *_: {"loss": UNIGRAM})
     recipe = make_recipe({"train.num_steps": 600, "evaluation.every_steps": 50})
 
     def make(formed_step: int | None, **settings: object) -> PlateauWatch:
@@ -70,6 +70,12 @@ def test_it_is_told_once_when_guidance_has_had_its_time(watch, formed_step, sett
 
 def test_a_model_off_the_plateau_is_not_complained_about(watch):
     assert told_at(watch(50), loss=0.96 * UNIGRAM) == []
+
+
+def test_without_a_baseline_there_is_no_plateau(watch, monkeypatch):
+    made = watch(50)
+    monkeypatch.setattr(plateau, "held_out_baseline", lambda *_: {})
+    assert told_at(made) == []
 
 
 def test_a_run_that_was_told_before_a_restart_is_not_told_again(watch):

@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from pipeline.data.batches import PhasedBatches
-from pipeline.data.masking import IGNORED_LABEL
 from pipeline.data.order import rows_of_step
 from pipeline.data.phases import Phase
 from pipeline.processes.cluster import Cluster
 from pipeline.training.row_losses import RowLosses, StepLosses
-from pipeline.training.state import merge_windows
+from pipeline.training.state import merge_states
 from tests.pipeline.data.test_batches import memory_batcher
 
 CPU = torch.device("cpu")
@@ -56,8 +55,7 @@ def collect(
         table = losses.new_table(step)
         geometry = losses.batches.part_of(step).geometry
         for micro_step, places in enumerate(torch.from_numpy(geometry.rows_of_rank())):
-            labels = torch.where(torch.arange(20) < places[:, None], 5, IGNORED_LABEL)
-            losses.enter(table, step, micro_step, loss_of(places, step).requires_grad_(), labels)
+            losses.enter(table, step, micro_step, torch.stack([loss_of(places, step), places.float()]))
         losses.keep(step, table)
     return losses
 
@@ -65,7 +63,7 @@ def collect(
 def take(parts: list[RowLosses], batch_sizes: dict[int, int] | None = None) -> list[StepLosses]:
     """Merged as the state of several processes is."""
     whole = collector(batch_sizes=batch_sizes)
-    whole.restore(merge_windows([part.state() for part in parts], is_main=True))
+    whole.restore(merge_states([part.state() for part in parts], is_main=True))
     return whole.take(Cluster(0, 0, 1, CPU))
 
 
@@ -124,10 +122,8 @@ def test_rows_of_another_batch_size_are_left_out(alone: Cluster) -> None:
 def test_one_step_can_be_looked_at_at_once(alone: Cluster) -> None:
     losses = collector()
     table = losses.new_table(4)
-    labels = torch.full((8, 3), 5)
-    losses.enter(
-        table, 4, 0, torch.tensor([1.0, float("nan"), 3.0, float("inf"), 5.0, 6.0, 7.0, 8.0]), labels
-    )
+    sums = torch.tensor([1.0, float("nan"), 3.0, float("inf"), 5.0, 6.0, 7.0, 8.0])
+    losses.enter(table, 4, 0, torch.stack([sums, torch.full((8,), 3.0)]))
 
     step = losses.gather(4, table, alone)
 

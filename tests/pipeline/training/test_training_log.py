@@ -11,8 +11,6 @@ import torch
 from pipeline.accounting.metrics import WindowSums
 from pipeline.build import Corpus, build_batches
 from pipeline.config.schema import Recipe
-from pipeline.guidance.allocation import allocate
-from pipeline.guidance.schedule import GuidedStep
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import RunDir, read_json_lines
 from pipeline.training import training_log
@@ -43,7 +41,7 @@ def make_log(
     def make(cluster: Cluster, peak: float | None = None) -> TrainingLog:
         monkeypatch.setattr(training_log, "peak_of", lambda device, precision: peak)
         monkeypatch.setattr(training_log, "peak_memory_bytes", lambda device: 500)
-        window = WindowSums(allocate([{}, {}]), cluster.device)
+        window = WindowSums(cluster.device)
         recipe = make_recipe()
         batches = build_batches(recipe, Corpus.open(recipe.corpus).vocabulary, cluster.world_size, 0)
         log = TrainingLog(recipe, RunDir(tmp_path), cluster, window, batches)
@@ -58,8 +56,9 @@ def write_line(log: TrainingLog, clock: FakeClock) -> dict:
     for _ in range(2):
         with log.timings.step():
             clock.advance(2.0)
-        log.window.add(steps=1, tokens=200, positions=256, predicted=30, loss=60.0, correct=3, flops=4e9)
-    log.write_training(2, GuidedStep(), None)
+        log.window.add({"steps": 1, "tokens": 200, "positions": 256, "predicted": 30, "flops": 4e9})
+        log.window.add({"loss": torch.tensor(60.0), "correct": torch.tensor(3)})
+    log.write_training(2, None)
     return read_json_lines(log.run.metrics_file)[-1]
 
 
