@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,24 @@ from tqdm import tqdm
 from benchmarks.output import tell
 from benchmarks.published import PublishedGuidance, published_loss
 from pipeline.accounting.resident import resident_peak_bytes
-from pipeline.build import build_guidance
+from pipeline.build import build_guidance_schedule
 from pipeline.config.deepspeed_json import read_template, resolve
 from pipeline.config.schema import GuidanceSection, ModelSection, Recipe, TrainSection
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.documents import Documents
+from pipeline.encoder.attention import install_taps
 from pipeline.encoder.model import build_model
-from pipeline.engine import PretrainingModule, forward, start_engine
+from pipeline.engine import PretrainingModule, start_engine, total_loss
 from pipeline.guidance.allocation import allocate, head_table
+from pipeline.guidance.formation import Formation
 from pipeline.guidance.guide import AttentionGuide
+from pipeline.guidance.loss import make_guidance_loss
 from pipeline.guidance.patterns import parse_pattern
 from pipeline.guidance.row_terms import LossForm, row_terms
+from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.targets import make_targets
+from pipeline.objectives.mlm.module import MaskedLanguageModeling
 from pipeline.processes.cluster import LAUNCHER_VARIABLES, Cluster
 from pipeline.runs.run_dir import describe_machine
 
@@ -65,17 +70,17 @@ _GUIDANCE: dict[str, dict[str, Any]] = {
 }
 
 
-def random_batch(rows: int, length: int, vocab_size: int, device: torch.device) -> MicroBatch:
+def random_batch(rows: int, length: int, vocab_size: int, device: torch.device) -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocab_size, (rows, length), generator=generator)
     positions = torch.rand(rows, length, generator=generator).argsort(1)[:, : round(0.15 * length)]
     lengths = torch.full((rows,), length)
-    return MicroBatch(
-        input_ids=ids.scatter(1, positions, 4),
+    columns = {"input_ids": ids, "positions": positions, "labels": ids.gather(1, positions)}
+    return Batch(
+        columns={**columns, "replacements": torch.full_like(positions, 4)},
+        counts={"predicted": float(positions.numel())},
         lengths=lengths,
         documents=Documents.one_per_row(lengths, length),
-        positions=positions,
-        labels=ids.gather(1, positions),
         full=True,
     ).to(device)
 
@@ -121,10 +126,17 @@ class Contestant:
         )
         allocation = allocate(head_table(recipe.guidance.heads, None, layers))
         guide = AttentionGuide(allocation)
-        self.way, self.cluster, self.guidance = way, cluster, build_guidance(recipe, guide, length)
-        module: nn.Module = PretrainingModule(build_model(recipe.model, vocabulary, length, 0), "mlm", guide)
+        schedule = build_guidance_schedule(recipe, allocation, length)
+        formation = Formation(schedule, recipe.guidance.formed_mass)
+        model = build_model(recipe.model, vocabulary, length, 0)
+        loss = make_guidance_loss(allocation, recipe.guidance.normalization)
+        guidance = RunGuidance(model, guide, schedule, loss, formation)
+        install_taps(model, [[tap] for tap in guide.taps])
+        self.way, self.cluster = way, cluster
+        self.pretraining = PretrainingModule(MaskedLanguageModeling(model), [guidance])
+        module: nn.Module = self.pretraining
         if way == "published":
-            module = PublishedGuidance(module, _HEADS[setup.preset])  # type: ignore[arg-type]
+            module = PublishedGuidance(self.pretraining, _HEADS[setup.preset])
         template, _ = read_template(recipe.train.deepspeed)
         self.engine = start_engine(module, recipe, resolve(recipe, template, 1))  # type: ignore[arg-type]
         self.engine.train()
@@ -142,21 +154,16 @@ class Contestant:
         return time.perf_counter() - started
 
     def _total(self) -> torch.Tensor:
-        guided, device = self.guidance.at(self.steps), self.engine.device
-        targets = self.guidance.targets(self.batch, guided)
-        on_device = None if targets is None else targets.to(device)
-        total, _, _, terms = forward(self.engine, self.batch.to(device), guided, on_device)
-        total = total / self.batch.labels.numel()
-        if targets is not None:
-            valid = self.guidance.count_valid([targets])
-            total = total + self.guidance.loss(guided, terms.errors, valid)
-            self.guidance.measure(self.steps, terms)
-            self.guidance.judge(self.steps, self.cluster)
-        return total
+        batch = replace(self.batch, columns=dict(self.batch.columns), counts=dict(self.batch.counts))
+        self.pretraining.prepare(batch, self.steps)
+        scored = self.engine(batch.to(self.engine.device), self.steps, batch.counts)
+        for regularizer in self.pretraining.regularizers:
+            regularizer.after_step(self.steps, self.cluster)
+        return total_loss(scored, batch.counts)
 
     def _published_total(self) -> torch.Tensor:
         loss, guidance = self.engine(self.batch.to(self.engine.device))
-        return loss / self.batch.labels.numel() + 100.0 * guidance
+        return loss / self.batch.counts["predicted"] + 100.0 * guidance
 
 
 def synchronize(device: torch.device) -> None:

@@ -49,11 +49,10 @@ class DenseRows(Dataset):
             for which in (0, 1)
         )
         batch = self.batcher.batch(rows, epochs)
-        labels = torch.full_like(batch.input_ids, IGNORED_LABEL)
-        is_asked = batch.labels != IGNORED_LABEL
-        row, _ = is_asked.nonzero(as_tuple=True)
-        labels[row, batch.positions[is_asked]] = batch.labels[is_asked]
-        return [{"input_ids": ids, "labels": wanted} for ids, wanted in zip(batch.input_ids, labels)]
+        positions = batch.columns["positions"]  # different ones in each row
+        ids = batch.input_ids.scatter(1, positions, batch.columns["replacements"])
+        labels = torch.full_like(ids, IGNORED_LABEL).scatter(1, positions, batch.columns["labels"])
+        return [{"input_ids": seen, "labels": wanted} for seen, wanted in zip(ids, labels)]
 
 
 class StepTimes(TrainerCallback):

@@ -42,9 +42,9 @@ from data_prep.format import Manifest, read_manifest
 from pipeline.accounting.resident import resident_bytes
 from pipeline.build import Corpus
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import BatchGeometry, MicroBatch, RowBatcher, StepBatches
+from pipeline.data.batches import Batch, BatchGeometry, RowBatcher, StepBatches
 from pipeline.data.corpus import read_vocabulary
-from pipeline.data.masking import mask_rows
+from pipeline.data.draws import RowKeys
 from pipeline.data.order import rows_of_step
 from pipeline.errors import UserError
 from pipeline.runs.run_dir import describe_machine
@@ -115,7 +115,7 @@ class Trial:
 
         Every way takes rows of its own, or it would find them in the caches of the way before.
         """
-        split, rule = self.batcher.split, self.batcher.rule
+        split = self.batcher.split
         size, micro = self.geometry.global_batch_size, self.geometry.micro_batch_size
         dealt = self.geometry.rows_of_rank()
         generator = np.random.default_rng((_SEED, step))
@@ -145,13 +145,13 @@ class Trial:
             started = clock()
             read = split.read(rows[chosen])
             read_at = clock()
-            mask_rows(read.input_ids, rows[chosen], epochs[chosen], self.batcher.seed, rule)
+            self.batcher.draw(read, RowKeys(self.batcher.seed, epochs[chosen], rows[chosen]))
             found["masking"] += clock() - read_at
             found["reading"] += read_at - started
         return found
 
 
-def count_tokens(batches: list[MicroBatch]) -> int:
+def count_tokens(batches: list[Batch]) -> int:
     return sum(int(batch.lengths.sum()) for batch in batches)
 
 

@@ -27,17 +27,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.build import Corpus, build_guidance, build_pretraining_module
+from pipeline.build import Corpus, build_pretraining_module
 from pipeline.config.load import find_recipe, parse_recipe, raise_problems, read_settings
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
 from pipeline.data.order import rows_of_step
-from pipeline.engine import PretrainingModule, forward, parameter_groups
+from pipeline.engine import PretrainingModule, parameter_groups
 from pipeline.errors import UserError
 from pipeline.evaluation.held_out import evaluate_held_out
 from pipeline.guidance.formation import have_formed
 from pipeline.guidance.guide import GuidanceTerms
+from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import GuidedStep
 from pipeline.guidance.targets import Targets
+from pipeline.objectives import load_objective
 from pipeline.processes.cluster import Cluster
 from pipeline.runs.run_dir import describe_machine
 from pipeline.training.learning_rate import learning_rate_at
@@ -114,7 +116,9 @@ class Study:
         self.variant, self.recipe = variant, recipe
         corpus = Corpus.open(recipe.corpus)
         self.module: PretrainingModule = build_pretraining_module(recipe, corpus)
-        self.guidance = build_guidance(recipe, self.module.guide, corpus.manifest.sequence_length)
+        (guidance,) = self.module.regularizers
+        assert isinstance(guidance, RunGuidance)
+        self.guidance = guidance
         self.batcher, self.valid = corpus.batcher(recipe, "train"), corpus.batcher(recipe, "valid")
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.names = [n for n, p in self.module.named_parameters() if p.requires_grad]
@@ -137,14 +141,21 @@ class Study:
             for is_fast, factor in ((False, 1.0), (True, self.variant.faster))
         ]
 
-    def batch_of(self, step: int) -> tuple[MicroBatch, Targets]:
+    def batch_of(self, step: int) -> tuple[Batch, Targets]:
         """The rows of a step, and what their queries should look at."""
         rows, epochs = rows_of_step(
             step, self.recipe.train.global_batch_size, self.batcher.split.num_rows, self.recipe.seed
         )
         batch = self.batcher.batch(rows, epochs)
-        targets = self.module.guide.targets(batch.original_ids(), batch.documents)
-        return batch, targets
+        return batch, self.guidance.guide.targets(batch.input_ids, batch.documents)
+
+    def score(self, batch: Batch, guided: GuidedStep, targets: Targets) -> tuple[torch.Tensor, GuidanceTerms]:
+        """The objective, a mean over the predicted tokens, and the terms of the layers looked at."""
+        guide = self.guidance.guide
+        guide.watch(guided, targets, self.module.training)
+        (term,) = self.module.objective(batch, None).terms.values()
+        assert term.per is not None
+        return term.sum / batch.counts[term.per], guide.collect(batch.lengths.device)
 
     def guided_step(self, step: int) -> GuidedStep:
         """What the variant looks at."""
@@ -155,8 +166,8 @@ class Study:
         """One step; returns objective, gradient norm before clipping, share left by it, mean mass."""
         batch, targets = self.batch_of(step)
         guided = self.guided_step(step)
-        total, _, _, terms = forward(self.module, batch, guided, targets)
-        objective, valid = total / batch.num_predictions, targets.count_valid()
+        objective, terms = self.score(batch, guided, targets)
+        valid = targets.count_valid()
         guidance = None
         if self.variant.clip == "separate" or self.variant.control_variate:
             guidance = self.guidance_gradient(guided, terms, valid)
@@ -169,8 +180,9 @@ class Study:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.recipe, step) * group["factor"]
         self.optimizer.step()
-        self.guidance.measure(step, terms)
-        self.guidance.judge(step, _ALONE)
+        if self.guidance.formation.is_due(step):
+            self.guidance.formation.add(terms)
+        self.guidance.after_step(step, _ALONE)
         return {"loss": objective.item(), "norm": norm, "kept": kept}
 
     def noise(self, step: int) -> dict[str, float]:
@@ -182,7 +194,7 @@ class Study:
         everything = GuidedStep.looking_at(self.guidance.schedule.layers).layers
         estimated = self.guided_step(step)
         for guided in (estimated, replace(estimated, layers=everything, row_stride=1)):
-            *_, terms = forward(self.module, batch, guided, targets)
+            _, terms = self.score(batch, guided, targets)
             found.append(self.gradient(self.guidance.loss(guided, terms.errors, targets.count_valid())))
         return {
             part: _distance([g for g, n in zip(found[0], self.names) if chosen(n)],
@@ -256,9 +268,8 @@ def _scaled(gradients: Gradients, factor: float) -> Gradients:
 def held_out(study: Study) -> tuple[float, dict[str, list[float]]]:
     """Held-out loss and mass by pattern and layer, on so many rows as make 16,384 tokens."""
     num_rows = _HELD_OUT_TOKENS // study.valid.split.sequence_length
-    line = evaluate_held_out(
-        study.module, study.module.guide, study.valid, num_rows, min(32, num_rows), _ALONE
-    )
+    metrics, rows = load_objective(study.recipe.objective.kind).metrics, (num_rows, min(32, num_rows))
+    line = evaluate_held_out(study.module, study.module, metrics, study.valid, rows, _ALONE)
     return line["loss"], line["guidance_mass"]
 
 

@@ -54,9 +54,15 @@ class Parts:
         self._stack = ["between steps"]
         self._since = self._now()
 
-    def measured(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+    def measured(
+        self, function: Callable[..., Any], part: str, inside: str | None = None
+    ) -> Callable[..., Any]:
+        """The function, whose calls are a part; with `inside` only those directly inside of that one."""
+
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
+            if inside not in (None, self._stack[-1]):
+                return function(*arguments, **options)
             self._close()
             self._stack.append(part)
             try:
@@ -93,32 +99,36 @@ def train_measured(out: Path, arguments: list[str]) -> int:
     import deepspeed
 
     from pipeline.__main__ import main as pipeline
-    from pipeline.accounting.flops import ModelFlops
+    from pipeline.accounting.flops import FlopCounter
     from pipeline.data.batches import StepBatches
     from pipeline.guidance.loss import GuidanceLoss
     from pipeline.guidance.run import RunGuidance
-    from pipeline.training import step
+    from pipeline.training import assembly, step
     from pipeline.training.checkpointing import Checkpointing
     from pipeline.training.trainer import Trainer
 
     parts = Parts()
     for owner, name, part in (
-        (step, "forward", "forward"),
         (deepspeed.DeepSpeedEngine, "backward", "backward"),
         (deepspeed.DeepSpeedEngine, "step", "optimizer"),
         (StepBatches, "__getitem__", "reading rows"),
-        (RunGuidance, "targets", "guidance targets"),
         (GuidanceLoss, "__call__", "guidance loss"),
         (step.StepRunner, "_agree", "agreeing"),
-        (ModelFlops, "of_training", "counting FLOPs"),
+        (FlopCounter, "__call__", "counting FLOPs"),
         (Trainer, "_log", "log lines"),
         (Trainer, "_evaluate", "evaluation"),
-        (Trainer, "_keep_snapshot", "snapshots"),
+        (assembly, "record_attention", "snapshots"),
+        (assembly, "write_snapshot", "snapshots"),
         (Trainer, "_save", "checkpoints"),
         (Checkpointing, "finish", "checkpoints"),
         (Trainer, "_train_step", "rest of the step"),
     ):
         setattr(owner, name, parts.measured(getattr(owner, name), part))
+    for owner, name, part in (  # an evaluation has these, too
+        (deepspeed.DeepSpeedEngine, "forward", "forward"),
+        (RunGuidance, "prepare", "guidance targets"),
+    ):
+        setattr(owner, name, parts.measured(getattr(owner, name), part, "rest of the step"))
 
     take_step, run_steps = Trainer._train_step, Trainer.run_steps
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.data.batches import MicroBatch
+from pipeline.data.batches import Batch
 from pipeline.engine import PretrainingModule
 
 
@@ -34,14 +34,15 @@ class PublishedGuidance(nn.Module):
 
     def __init__(self, module: PretrainingModule, heads: dict[str, int]) -> None:
         super().__init__()
-        self.objective, self.heads = module.objective, heads
-        self.objective.model.set_attn_implementation("eager")
+        self.model, self.heads = module.model, heads
+        self.model.set_attn_implementation("eager")
 
-    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed cross-entropy, and the guidance loss summed over layers."""
-        model = self.objective.model
-        outputs = model.base_model(batch.input_ids, output_attentions=True)
-        index = batch.positions[..., None].expand(-1, -1, outputs.last_hidden_state.shape[-1])
-        logits = model.lm_head(outputs.last_hidden_state.gather(1, index)).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum")
+        positions, labels = batch.columns["positions"], batch.columns["labels"]
+        corrupted = batch.input_ids.scatter(1, positions, batch.columns["replacements"])
+        outputs = self.model.base_model(corrupted, output_attentions=True)
+        index = positions[..., None].expand(-1, -1, outputs.last_hidden_state.shape[-1])
+        logits = self.model.lm_head(outputs.last_hidden_state.gather(1, index)).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
         return loss, torch.stack([published_loss(maps, self.heads) for maps in outputs.attentions]).sum()

@@ -36,7 +36,6 @@ from benchmarks.onset import (
     share_left,
 )
 from benchmarks.output import tell
-from pipeline.engine import forward
 from pipeline.errors import UserError
 from pipeline.guidance.guide import GuidanceTerms
 from pipeline.guidance.schedule import GuidedStep
@@ -80,15 +79,17 @@ class PullStudy(Study):
         """The gradients of a step that is about to be taken, apart; see the module."""
         batch, targets = self.batch_of(step)
         guided = self.guided_step(step)
-        total, _, _, terms = forward(self.module, batch, guided, targets)
-        own = self.gradient(total / batch.num_predictions, keep_graph=True)
+        objective, terms = self.score(batch, guided, targets)
+        own = self.gradient(objective, keep_graph=True)
         pull = self.guidance_gradient(guided, terms, targets.count_valid())
         both = own if pull is None else [a + b for a, b in zip(own, pull)]
         squares = [0.0 if gradients is None else norm_of(gradients) ** 2 for gradients in (own, pull)]
         return {
             "share": squares[1] / sum(squares),
             "left": {"joint": share_left(both), "separate": share_left(own), "none": 1.0}[self.variant.clip],
-            "positions": self._share_of_positions(batch.input_ids),
+            "positions": self._share_of_positions(
+                batch.input_ids.scatter(1, batch.columns["positions"], batch.columns["replacements"])
+            ),
         }
 
     def guidance_gradient(

@@ -62,7 +62,7 @@ def _draw_all(
     if names:
         text = "Held-out attention mass on target, by layer and step."
         figures.draw_guidance_mass(caption("guidance_mass.png", text), valid, names, len(allocation.layers))
-    if any(line["guidance_weight"] for line in train):
+    if any(line.get("guidance_weight") for line in train):
         text = "Guidance error while training; a gap where no layer was guided."
         figures.draw_guidance_error(caption("guidance_error.png", text), train, names)
     if why_not_tapped(trained.module.model) is None:

@@ -31,7 +31,7 @@ class Progress:
         """Show a training line of metrics.jsonl."""
         text = f"phase {line['phase']}  " if self._has_phases else ""
         text += f"loss {line['loss']:.4f}"
-        if line["guidance_weight"] > 0:
+        if line.get("guidance_weight", 0.0) > 0:
             errors = [error for error in line["guidance_error"].values() if error is not None]
             text += f"  guidance error {sum(errors) / max(1, len(errors)):.3f}"
         text += f"  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s"

@@ -19,8 +19,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from pipeline import engine
 from pipeline.__main__ import main
+from pipeline.engine import PretrainingModule
+from pipeline.objectives.protocol import Scored
 from pipeline.processes import launch
 from pipeline.training.step import StepRunner
 
@@ -46,7 +47,7 @@ class Poison:
 
 
 def put_in(poison: Poison) -> None:
-    run = StepRunner.run
+    run, forward = StepRunner.run, PretrainingModule.forward
 
     def run_poisoned(runner: StepRunner, step: int, *arguments: Any) -> Any:
         if step + 1 not in poison.steps:
@@ -54,20 +55,25 @@ def put_in(poison: Poison) -> None:
         batches = runner.row_losses.batches.part_of(step)
         rows_of_micro_steps = iter(batches.rows(step)[batches.geometry.rows_of_rank()])
 
-        def forward(*inputs: Any) -> Any:
-            total, losses, *rest = engine.forward(*inputs)
-            rows = next(rows_of_micro_steps)
+        def forward_poisoned(module: PretrainingModule, *inputs: Any) -> Scored:
+            scored = forward(module, *inputs)
+            term, losses, rows = scored.terms["mlm"], scored.rows[0], next(rows_of_micro_steps)
             hit = np.full(rows.shape, True) if poison.rows is None else np.isin(rows, poison.rows)
             factors = torch.where(torch.from_numpy(hit), poison.factor, 1.0)
             if poison.only_gradient:
                 if hit.any():
-                    total.register_hook(lambda gradient: gradient * poison.factor)
-                return total, losses, *rest
+                    term.sum.register_hook(lambda gradient: gradient * poison.factor)
+                return scored
             poisoned = losses * factors
-            return total + (poisoned - losses).sum(), poisoned, *rest
+            added = (poisoned - losses).sum()
+            return scored._replace(
+                terms=scored.terms | {"mlm": term._replace(sum=term.sum + added)},
+                rows=torch.stack([poisoned, scored.rows[1]]),
+                sums=scored.sums | {"loss": poisoned.double().sum()},
+            )
 
         before = fingerprint(runner.engine)
-        with mock.patch("pipeline.training.step.forward", forward):
+        with mock.patch.object(PretrainingModule, "forward", forward_poisoned):
             outcome = run(runner, step, *arguments)
         assert (outcome.fault is not None) == math.isnan(poison.factor), outcome
         assert (fingerprint(runner.engine) == before) == math.isnan(poison.factor), f"step {step + 1}"

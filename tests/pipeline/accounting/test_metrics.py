@@ -5,34 +5,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.accounting.metrics import MetricsLog, WindowSums
-from pipeline.guidance.allocation import Allocation, allocate
-from pipeline.guidance.guide import GuidanceTerms
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.accounting.metrics import MetricsLog, WindowSums, values_of, window_of_version_1
+from pipeline.objectives.protocol import Metric
 from pipeline.processes.cluster import Cluster
 
-# Layer 0: heads 0 and 1 "next", head 2 "first". Layer 1: none. Layer 2: head 0 "first", head 1 "next".
-ALLOCATION = allocate([{"next": 2, "first": 1}, {}, {"first": 1, "next": 1}])
-LAYERS_0_AND_2 = GuidedStep.looking_at([0, 2])
+CPU = torch.device("cpu")
+METRICS = (
+    Metric("loss", "loss", "predicted", "nats"),
+    Metric("perplexity", "loss", "predicted", "", math.exp, only_held_out=True),
+    Metric("hits", "correct", "tokens", "share"),
+)
 
 
-def make_window(allocation: Allocation = ALLOCATION) -> WindowSums:
-    return WindowSums(allocation, torch.device("cpu"))
-
-
-def terms_of(errors: list[list[float]], rows: list[list[float]]) -> GuidanceTerms:
-    """The mass is half of the errors."""
-    return GuidanceTerms(torch.tensor(errors), torch.tensor(errors) / 2, torch.tensor(rows))
+def make_window() -> WindowSums:
+    return WindowSums(CPU)
 
 
 def add_step(window: WindowSums, scale: float = 1.0) -> None:
-    """A step of two micro-batches that looks at layers 0 and 2."""
+    """A step of two micro-batches with sums of several shapes."""
     for _ in range(2):
-        window.add(loss=torch.tensor(6.0 * scale), correct=torch.tensor(1), guidance_loss=0.25)
-        errors = [[2.0 * scale, 4.0 * scale, 6.0 * scale], [3.0 * scale, 1.0 * scale, 0.0]]
-        window.add_guidance(LAYERS_0_AND_2, terms_of(errors, [[10.0, 10.0, 12.0], [12.0, 10.0, 0.0]]))
-    window.add(predicted=8, tokens=100, steps=1)
+        window.add({"loss": torch.tensor(6.0 * scale), "correct": torch.tensor(1), "predicted": 4.0})
+        window.add({"by head": torch.tensor([[2.0, 4.0, 6.0], [3.0, 1.0, 0.0]]) * scale, "tokens": 50.0})
+    window.add({"steps": 1})
+
+
+def values(totals: dict[str, torch.Tensor]) -> dict[str, object]:
+    return {name: value.tolist() for name, value in totals.items()}
 
 
 @dataclass
@@ -46,70 +47,80 @@ class TwoAlike(Cluster):
 # Sums of a window
 
 
-def test_totals_are_means_over_what_was_added(alone: Cluster) -> None:
+def test_totals_are_sums_by_name_in_their_shapes(alone: Cluster) -> None:
     window = make_window()
     add_step(window)
     add_step(window, scale=3.0)
 
     totals = window.take(alone)
 
-    assert totals["loss"] == pytest.approx((2 * 6 + 2 * 18) / 16)
-    assert totals["accuracy"] == pytest.approx(4 / 16)
-    assert totals["tokens"] == 200
-    assert totals["steps"] == 2
-    assert totals["guidance_loss"] == pytest.approx(0.5)  # per step: both micro-batches add to it
-    # Each head was added twice at scale 1 and twice at scale 3, over four times its rows.
-    assert totals["guidance_error"] == {
-        "next": pytest.approx(8 * (2 + 4 + 1) / (4 * 3 * 10)),
-        "first": pytest.approx(8 * (6 + 3) / (4 * 2 * 12)),
+    assert values(totals) == {
+        "loss": 2 * 6.0 + 2 * 18.0,
+        "correct": 4.0,
+        "predicted": 16.0,
+        "tokens": 200.0,
+        "steps": 2.0,
+        "by head": [[16.0, 32.0, 48.0], [24.0, 8.0, 0.0]],
     }
-    assert totals["guidance_mass"] == {
-        "next": [pytest.approx(8 * 3 / (4 * 2 * 10)), None, pytest.approx(8 * 0.5 / (4 * 10))],
-        "first": [pytest.approx(8 * 3 / (4 * 12)), None, pytest.approx(8 * 1.5 / (4 * 12))],
-    }
+    assert {value.dtype for value in totals.values()} == {torch.float64}
 
 
-def test_patterns_are_told_in_the_order_of_the_layers(alone: Cluster) -> None:
-    window = make_window(allocate([{"last": 1}, {"delimiters": 1, "next": 1, "last": 1}]))
-
-    totals = window.take(alone)
-
-    assert list(totals["guidance_error"]) == list(totals["guidance_mass"]) == ["last", "delimiters", "next"]
+shapes = st.lists(st.integers(0, 3), max_size=3)
 
 
-def test_layers_looked_at_in_other_steps_are_told_apart(alone: Cluster) -> None:
-    """As sampled steps do: a layer a step, and of the rows some."""
+@given(st.dictionaries(st.text(max_size=4), shapes, max_size=5), st.integers(1, 4))
+def test_sums_may_have_any_shape_and_any_name(by_name: dict[str, list[int]], times: int) -> None:
+    window, generator = make_window(), torch.Generator().manual_seed(0)
+    added = {name: torch.rand(shape, generator=generator) for name, shape in by_name.items()}
+    for _ in range(times):
+        window.add(added)
+
+    totals = window.take(TwoAlike(0, 0, 2, CPU))
+
+    assert totals.keys() == added.keys()
+    for name, value in added.items():
+        torch.testing.assert_close(totals[name], 2 * times * value.double())
+
+
+def test_order_of_names_does_not_matter(alone: Cluster) -> None:
+    """Processes sum by place, so all must lay their sums out alike."""
+    one, other = make_window(), make_window()
+    one.add({"b": torch.ones(2), "a": 3.0, "c": torch.tensor(2.0)})
+    other.add({"c": torch.tensor(2.0), "a": 3.0})
+    other.add({"b": torch.ones(2)})
+
+    first, second = one.take(alone), other.take(alone)
+
+    assert list(first) == list(second)
+    assert values(first) == values(second)
+
+
+def test_numbers_and_tensors_of_a_name_are_one_sum(alone: Cluster) -> None:
     window = make_window()
-    window.add_guidance(GuidedStep.looking_at([2]), terms_of([[4.0, 8.0, 0.0]], [[2.0, 4.0, 0.0]]))
-    window.add_guidance(GuidedStep.looking_at([0]), terms_of([[6.0, 2.0, 1.0]], [[3.0, 1.0, 1.0]]))
-    window.add(loss=1.0, predicted=1, steps=2, tokens=1, correct=0)
+    window.add({"steps": torch.tensor(2.0)})
+    window.add({"steps": 1})
 
-    totals = window.take(alone)
-
-    assert totals["guidance_error"] == {"next": 16.0 / 8.0, "first": 5.0 / 3.0}
-    assert totals["guidance_mass"] == {"next": [1.0, None, 1.0], "first": [0.5, None, 1.0]}
+    assert values(window.take(alone)) == {"steps": 3.0}
 
 
-def test_step_that_looks_at_nothing_adds_nothing(alone: Cluster) -> None:
-    window, expected = make_window(), make_window()
-    add_step(window)
-    add_step(expected)
+def test_what_is_added_is_not_changed(alone: Cluster) -> None:
+    window, value = make_window(), torch.ones(2, dtype=torch.float64)
+    window.add({"a": value})
+    window.add({"a": value})
 
-    nothing = torch.zeros(0, 3)
-    window.add_guidance(GuidedStep(), GuidanceTerms(nothing, nothing, nothing))
-
-    assert window.take(alone) == expected.take(alone)
+    assert values(window.take(alone)) == {"a": [2.0, 2.0]}
+    assert value.tolist() == [1.0, 1.0]
 
 
 def test_sums_of_single_steps_make_those_of_the_window(alone: Cluster) -> None:
-    window, step, expected = make_window(), make_window(), make_window()
+    window, expected = make_window(), make_window()
     for scale in (1.0, 3.0):
-        step.clear()
+        step = make_window()
         add_step(step, scale)
         window.add_sums(step)
         add_step(expected, scale)
 
-    assert window.take(alone) == expected.take(alone)
+    assert values(window.take(alone)) == values(expected.take(alone))
 
 
 def test_digests_tell_windows_apart_and_survive_a_restart(alone: Cluster) -> None:
@@ -121,55 +132,33 @@ def test_digests_tell_windows_apart_and_survive_a_restart(alone: Cluster) -> Non
         window.add_digest(5, 78)
     other.add_digest(5, 79)
 
-    digests = [window.take(alone)["rows_digest"] for window in (whole, resumed, other, whole)]
-
-    assert digests[0] == digests[1] != digests[2]
-    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
-    assert digests[3] == "0" * 16  # a new window
+    assert whole.digest == resumed.digest != other.digest
+    assert 0 < whole.digest < 2**64
+    whole.take(alone)
+    assert whole.digest == 0  # a new window
 
 
 def test_taking_begins_a_new_window(alone: Cluster) -> None:
     window, fresh = make_window(), make_window()
     add_step(window, scale=100.0)
     window.take(alone)
+    assert window.take(alone) == {}
     add_step(window)
     add_step(fresh)
 
-    assert window.take(alone) == fresh.take(alone)
+    assert values(window.take(alone)) == values(fresh.take(alone))
 
 
-def test_processes_are_summed() -> None:
+def test_processes_are_summed(alone: Cluster) -> None:
     window, doubled = make_window(), make_window()
     add_step(window)
     add_step(doubled)
-    cpu = torch.device("cpu")
 
-    one = window.take(Cluster(0, 0, 1, cpu))
-    both = doubled.take(TwoAlike(0, 0, 2, cpu))
+    one, both = window.take(alone), doubled.take(TwoAlike(0, 0, 2, CPU))
 
-    assert both["tokens"] == 2 * one["tokens"]
-    assert both["steps"] == 2 * one["steps"]  # only one process of a run counts them
-    for name in ("loss", "accuracy", "guidance_loss", "guidance_error", "guidance_mass"):
-        assert both[name] == one[name]
-    assert one["guidance_mass"]["next"][0] > 0
-
-
-def test_window_without_guidance_has_no_errors(alone: Cluster) -> None:
-    window = make_window()
-    window.add(loss=1.0, predicted=2, steps=1, tokens=3, correct=0)
-
-    totals = window.take(alone)
-
-    assert totals["guidance_error"] == {"next": None, "first": None}
-    assert totals["guidance_mass"]["next"] == [None, None, None]
-    assert totals["guidance_loss"] == 0.0
-
-
-def test_empty_window_has_no_loss(alone: Cluster) -> None:
-    totals = make_window(allocate([{}, {}])).take(alone)
-
-    assert math.isnan(totals["loss"])
-    assert (totals["guidance_error"], totals["guidance_mass"]) == ({}, {})
+    for name, value in one.items():
+        assert torch.equal(both[name], 2 * value)
+    assert values_of(METRICS, both, held_out=True) == values_of(METRICS, one, held_out=True)
 
 
 def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> None:
@@ -178,40 +167,59 @@ def test_state_continues_a_window_elsewhere(alone: Cluster, tmp_path: Path) -> N
     add_step(first)
     torch.save(first.state(), tmp_path / "state.pt")
     resumed = make_window()
-    assert resumed.restore(torch.load(tmp_path / "state.pt"))
+    add_step(resumed, scale=50.0)  # forgotten
+    resumed.restore(torch.load(tmp_path / "state.pt"))
 
     add_step(whole, scale=2.0)
     add_step(resumed, scale=2.0)
 
-    assert resumed.take(alone) == whole.take(alone)
+    assert values(resumed.take(alone)) == values(whole.take(alone))
 
 
-@pytest.mark.parametrize(
-    "table",
-    [[{"next": 1}, {}, {}], [{"first": 1, "next": 2}, {}, {"next": 1, "first": 1}]],
-    ids=["fewer", "moved"],
-)
-def test_sums_of_other_heads_are_not_taken_over(alone: Cluster, table: list[dict[str, int]]) -> None:
-    """After a change of heads that the user has accepted."""
-    window, resumed = make_window(), make_window(allocate(table))
-    add_step(window)
+def test_counters_by_place_are_told_by_name(alone: Cluster) -> None:
+    by_head = torch.arange(6.0, dtype=torch.float64).view(3, 1, 2)
+    state = {"counters": torch.arange(9.0, dtype=torch.float64), "by_head": by_head, "digest": 5}
+    window = make_window()
 
-    assert not resumed.restore(window.state())
+    window.restore(window_of_version_1({**state, "heads": []}, "of heads"))
 
-    totals = resumed.take(alone)
-    assert totals["tokens"] == 100
-    assert set(totals["guidance_error"].values()) == {None}
+    assert window.digest == 5
+    assert values(window.take(alone)) == {
+        **{"loss": 0.0, "predicted": 1.0, "correct": 2.0, "tokens": 3.0, "positions": 4.0, "flops": 5.0},
+        **{"guidance_loss": 6.0, "steps": 7.0, "skipped_steps": 8.0, "of heads": by_head.tolist()},
+    }
 
 
 def test_sums_hold_no_graph() -> None:
     window = make_window()
     value = torch.ones(2, 3, requires_grad=True)
 
-    window.add(loss=value.sum())
-    window.add_guidance(LAYERS_0_AND_2, GuidanceTerms(value, value.detach(), value.detach()))
+    for _ in range(2):
+        window.add({"loss": value.sum(), "by head": value})
 
-    assert not window.counters.requires_grad
-    assert not window.by_head.requires_grad
+    assert not any(kept.requires_grad for kept in window.state().values() if isinstance(kept, torch.Tensor))
+
+
+# Metrics
+
+
+def test_metrics_are_quotients_of_sums(alone: Cluster) -> None:
+    window = make_window()
+    add_step(window)
+    add_step(window, scale=3.0)
+    totals = window.take(alone)
+
+    found = values_of(METRICS, totals, held_out=False)
+
+    assert found == {"loss": 48.0 / 16, "hits": 4 / 200}
+    held_out = values_of(METRICS, totals, held_out=True)
+    assert held_out == {**found, "perplexity": pytest.approx(math.exp(3.0))}
+
+
+def test_empty_window_has_no_loss() -> None:
+    assert math.isnan(values_of(METRICS, {}, held_out=False)["loss"])
+    zero = {"loss": torch.tensor(0.0), "predicted": torch.tensor(0.0)}
+    assert math.isnan(values_of(METRICS, zero, held_out=False)["loss"])
 
 
 # The log

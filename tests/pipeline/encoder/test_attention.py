@@ -34,6 +34,7 @@ OTHERS = {
 class Watching:
     """Keeps what it is shown; adds nothing."""
 
+    adds_bias = False
     needs_hidden = False
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class WatchingHidden(Watching):
 class Biasing:
     """Adds the same matrix to all heads' scores."""
 
+    adds_bias = True
     needs_hidden = False
 
     def __init__(self, matrix: torch.Tensor) -> None:
@@ -68,6 +70,7 @@ class Biasing:
 class Energy:
     """A term of a loss from all that a tap is shown: differentiable, and kept in the first pass only."""
 
+    adds_bias = False
     needs_hidden = True
 
     def __init__(self) -> None:

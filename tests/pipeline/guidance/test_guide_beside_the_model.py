@@ -40,6 +40,7 @@ class Recorder:
     def __init__(self, layer: int, seen: list[tuple[int, torch.Tensor]]) -> None:
         self.layer, self.seen = layer, seen
 
+    adds_bias = False
     needs_hidden = False
 
     def observe(self, inputs: AttentionInputs) -> None:
