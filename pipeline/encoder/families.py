@@ -33,6 +33,7 @@ _ATTENTION_DROPOUTS = (
     *("local_attention_probs_dropout_prob", "lsh_attention_probs_dropout_prob"),
 )
 _ROTARY_KEYS = ("rope_parameters", "rope_theta", "rotary_value")
+_HEADS_OF_ROWS = ("xlm",)
 _ACCEPTED_BUT_NOT_KEPT = {"modernbert": ("global_attn_every_n_layers",)}
 _UNLIMITED = 1 << 30  # positions of a model that has no table of them
 _SIZES = {  # the recipe's names of what every family has, and the common ones of transformers
@@ -53,7 +54,7 @@ def family_problem(family: str) -> str | None:
         hint = f"did you mean {plain[near[0]]}?" if near else f"the model types are {', '.join(known)}"
         return f"found {family!r}, for which transformers has no masked-LM class; {hint}"
     default = _default(family)
-    lacks = [common for common in ("num_hidden_layers", "hidden_size") if _key(default, common) is None]
+    lacks = [common for common in ("num_hidden_layers", "hidden_size") if not hasattr(default, common)]
     if lacks:
         return f"found {family!r}, whose configuration has no {' and no '.join(lacks)}; it is no text encoder"
     return decoder_problem(default)
@@ -185,6 +186,11 @@ def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
     if windows is not None:
         return (windows if isinstance(windows, int) else windows[layer]) // 2
     return None
+
+
+def head_needs_rows(config: PretrainedConfig) -> bool:
+    """Whether the prediction head cuts its input along positions, so that it must have them in rows."""
+    return config.model_type in _HEADS_OF_ROWS
 
 
 def has_rotary_positions(family: str) -> bool:

@@ -3,8 +3,9 @@
 No family's head is known here. The model's own forward pass runs from its first line to its last, with two
 changes for the duration of the call:
 
-- a hook on `base_model` puts the hidden states at the predicted positions, (B, K, D), in the place of all,
-  (B, T, D), so that the head works on them alone;
+- a hook on `base_model` puts the hidden states at the predicted positions, (B * K, D), in the place of all,
+  (B, T, D), so that the head works on them alone. They have no dimension of rows unless the head needs it,
+  since ZeRO-3 computes linear layers of matrices in one rounding, of more dimensions in two;
 - its output layer, which `get_output_embeddings` names, is an OutputLayer and is asked for losses instead of
   logits. What it gives is what the model returns as its logits.
 
@@ -23,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from pipeline.encoder.families import head_needs_rows
 from pipeline.encoder.linear_cross_entropy import OutputLayer, Predictions, Questions
 from pipeline.errors import UserError
 
@@ -55,7 +57,7 @@ class MaskedPredictor:
         # Set for the call only: for everything else that runs the model it is the layer it was.
         self.output_layer.questions = questions
         try:
-            with _hidden_states_at(self.model.base_model, positions):
+            with _hidden_states_at(self.model, positions):
                 outputs = self.model(**inputs)
         except TypeError as error:  # a tuple cannot be added to, scaled or cut
             raise UserError(f"{_refusal(self.model)} ({error})") from error
@@ -85,18 +87,22 @@ def _take_over_output_layer(model: PreTrainedModel) -> OutputLayer:
 
 
 @contextmanager
-def _hidden_states_at(encoder: nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Let an encoder give its last hidden states at `positions` (B, K) only, as (B, K, D)."""
+def _hidden_states_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Let the encoder in a model give its last hidden states at `positions` (B, K) only."""
+    has_rows = head_needs_rows(model.config)
 
     def gather(_module: nn.Module, _arguments: Any, outputs: Any) -> Any:
         hidden = outputs[0]
-        gathered = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        index = positions[..., None].expand(-1, -1, hidden.shape[-1])
+        gathered = hidden.gather(1, index)
+        if not has_rows:
+            gathered = gathered.flatten(0, 1)
         if not isinstance(outputs, ModelOutput):
             return (gathered, *outputs[1:])
         outputs[next(iter(outputs))] = gathered
         return outputs
 
-    hook = encoder.register_forward_hook(gather)
+    hook = model.base_model.register_forward_hook(gather)
     try:
         yield
     finally:
