@@ -167,6 +167,12 @@ def first_position(config: PretrainedConfig) -> int:
     return config.pad_token_id + 1 if config.model_type in _NUMBERED_FROM_PADDING else 0
 
 
+def feed_forward_size(config: PretrainedConfig) -> int:
+    """Values inside a feed-forward block; four times those outside where the family does not say."""
+    key = _key(config, "intermediate_size")
+    return 4 * config.hidden_size if key is None else getattr(config, key)
+
+
 def attention_dropout(config: PretrainedConfig) -> float:
     """Rate of the dropout on attention probabilities; 0 where the family has none."""
     return _highest(config, _ATTENTION_DROPOUTS)
@@ -204,9 +210,9 @@ def _default(family: str) -> PretrainedConfig:
     return AutoConfig.for_model(family)
 
 
-def _key(default: PretrainedConfig, common: str) -> str | None:
+def _key(config: PretrainedConfig, common: str) -> str | None:
     """The family's own key for a common one; None where it has none."""
-    own, known = default.attribute_map.get(common, common), default.to_dict()
+    own, known = config.attribute_map.get(common, common), config.to_dict()
     return next((key for key in (own, *_OTHER_NAMES.get(common, ())) if key in known), None)
 
 

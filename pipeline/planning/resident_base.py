@@ -3,6 +3,7 @@
 import importlib
 
 from pipeline.accounting.resident import resident_bytes
+from pipeline.encoder.families import modeling_module
 
 # What is imported at some place of the way to the first step, beside what `pipeline.training` names itself.
 _IMPORTED_ON_THE_WAY = (
@@ -24,6 +25,6 @@ def resident_base(family: str) -> int:
     Args:
         family: of the encoder.
     """
-    for name in (*_IMPORTED_ON_THE_WAY, f"transformers.models.{family}.modeling_{family}"):
+    for name in (*_IMPORTED_ON_THE_WAY, modeling_module(family)):
         importlib.import_module(name)
     return resident_bytes()["VmRSS"] + _STARTED_BYTES
