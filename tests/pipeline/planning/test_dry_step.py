@@ -14,11 +14,8 @@ from torch.profiler import profile
 
 from pipeline.build import Corpus, build_pretraining_module
 from pipeline.config.schema import Recipe
-from pipeline.data.batches import MicroBatch
-from pipeline.encoder.model import model_config
-from pipeline.engine import PretrainingModule, forward
-from pipeline.guidance.allocation import allocate, head_table
-from pipeline.guidance.schedule import GuidedStep
+from pipeline.engine import PretrainingModule, total_loss
+from pipeline.objectives.protocol import Facts
 from pipeline.planning.dry_step import DryStep, dry_step, without_memory
 from pipeline.planning.fake_training import FakeTraining
 from pipeline.planning.live_bytes import LiveBytes
@@ -48,10 +45,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def fake_training(recipe: Recipe, *, on_cuda: bool = False) -> tuple[FakeTraining, Corpus]:
     corpus = Corpus.open(recipe.corpus)
-    config = model_config(recipe.model, corpus.vocabulary, corpus.manifest.sequence_length)
-    guidance, num_layers = recipe.guidance, config.num_hidden_layers
-    allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
-    return FakeTraining(recipe, config, allocation, on_cuda=on_cuda), corpus
+    length = corpus.manifest.sequence_length
+    facts = Facts(vocabulary=corpus.vocabulary, positions=length)
+    return FakeTraining(recipe, facts, [(recipe.train.num_steps, length)], on_cuda=on_cuda), corpus
 
 
 def dry(recipe: Recipe, *, on_cuda: bool = False, rows: int = ROWS) -> DryStep:
@@ -67,18 +63,14 @@ def real_forward(recipe: Recipe) -> tuple[PretrainingModule, Callable[[], torch.
         module = module.bfloat16()
     if recipe.train.activation_checkpointing:
         module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    batch: MicroBatch = corpus.batcher(recipe, "train").batch(np.arange(ROWS), 0)
+    batch = corpus.batcher(recipe, "train").batch(np.arange(ROWS), 0)
     lengths = batch.lengths.clone()
     lengths[0] -= 1
     batch = replace(batch, lengths=lengths, full=False)
-    guided = GuidedStep.looking_at(module.guide.allocation.guided_layers if recipe.guided else ())
-    if recipe.guidance.acts_by == "bias":
-        guided = GuidedStep(bias=recipe.guidance.bias)
-    targets = module.guide.targets(batch.original_ids(), batch.documents)
+    module.prepare(batch, 0)
 
     def run() -> torch.Tensor:
-        total, _, _, terms = forward(module, batch, guided, targets)
-        return total + terms.errors.sum()
+        return total_loss(module(batch, 0, batch.counts), batch.counts)
 
     return module, run
 
