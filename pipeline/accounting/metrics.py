@@ -9,8 +9,8 @@ but `step`, `phase`, `epoch` and `skipped_steps`:
                        run was taken back and passed them over
     rows_digest        fingerprint of the rows and masks that were trained, see data/digest.py
     tokens             real (not padding) tokens trained since the start of the run
-    loss               mean objective over predicted tokens, in nats
-    accuracy           share of predicted tokens guessed right
+    loss, ...          the objective's metrics, see `metrics` in its objective.py; of masked language modelling
+                       loss, mean over predicted tokens in nats, and accuracy, the share guessed right
     guidance_loss      what guidance added to the loss, weight included, mean per step
     guidance_weight    its weight in the last step
     guidance_bias      what was added to the targets' scores in the last step
@@ -21,7 +21,8 @@ but `step`, `phase`, `epoch` and `skipped_steps`:
     gradient_norm      in the last step, before clipping
     tokens_per_second  real tokens, over all processes
     positions_per_second  the same with padding
-    predicted_per_second  predicted tokens, over all processes
+    predicted_per_second  what `loss` is a mean over: predicted tokens of masked language modelling, over all
+                       processes
     model_flops_per_second  floating-point operations that the model needed for these steps, see flops.py,
                        over all processes
     mfu                the same per device, as a share of what the device could do at best, see
@@ -38,7 +39,8 @@ but `step`, `phase`, `epoch` and `skipped_steps`:
                        resident
 Rates and shares are over the time in steps, tried or taken, and in the writing of this log; evaluation and
 checkpoints are not in it.
-Fields with kind "valid": step, loss, perplexity, accuracy, guidance_error, guidance_mass, seconds.
+A second guided network has the same guidance fields with its name in front, such as generator_guidance_loss.
+Fields with kind "valid": step, the objective's metrics, guidance_error, guidance_mass, seconds.
 Every line also has "time" (UTC). A number that is not finite is written as null.
 """
 
