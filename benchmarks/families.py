@@ -2,9 +2,9 @@
 
     python -m benchmarks.families [--only bert roberta] [--out FILE]
 
-For every model type of transformers that has a masked-LM class, a tiny encoder from scratch takes three steps
-with `train`; then with guidance, with documents apart, and with its blocks compiled (torch's compiler captures
-them, but no code is generated, which would take minutes). `plan`, `export` and `evaluate` follow. What comes
+For every model type of transformers that has a masked-LM class, a tiny encoder takes three steps from scratch
+with `train`; then with guidance, with documents apart, and with its blocks compiled (torch's compiler
+captures them, but makes no code, which would take minutes). `plan`, `export` and `evaluate` follow. What comes
 out is the table of docs/families.md; why something does not work goes to standard error.
 """
 
@@ -24,7 +24,7 @@ import yaml
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 COLUMNS = ("training", "guidance", "documents apart", "compile", "plan", "export", "evaluate")
-_SIZES = {"num_layers": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128}
+_SIZES: dict[str, Any] = {"num_layers": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128}
 # Without these the family's own defaults do not go with so small a model.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "longformer": {"attention_window": 16},
@@ -137,8 +137,8 @@ def _capture_only() -> None:
     """Let torch's compiler capture the blocks and run them as they are captured."""
     from pipeline.encoder import compilation
 
-    compilation.why_not = lambda device, **_settings: None  # type: ignore[assignment]
-    compilation.compile_blocks = partial(compilation.compile_blocks, backend="eager")  # type: ignore[assignment]
+    compilation.why_not = lambda device, **_settings: None
+    compilation.compile_blocks = partial(compilation.compile_blocks, backend="eager")
 
 
 def _import_all() -> None:

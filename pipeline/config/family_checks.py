@@ -73,8 +73,8 @@ def check_twin(recipe: Recipe) -> list[Problem]:
     checks: list[tuple[Callable[[PreTrainedModel], None], tuple[str, ...], str]] = [
         (check_predictions, ("model.family",), "write another family")
     ]
-    if recipe.guidance.acts_by is not None:
-        advice = "write guidance.weight: 0 to train without guidance"
+    if recipe.guidance.heads:  # they are looked at also where nothing weighs them
+        advice = "leave guidance out to train without it"
         checks.append((check_taps, ("guidance.heads", "model.family"), advice))
     if not recipe.data.attend_across_documents:
         advice = "write attend_across_documents: true"

@@ -25,7 +25,7 @@ def test_without_taps_a_family_is_fine_but_for_guidance(make_recipe: MakeRecipe,
 
     problem = only_problem(make_recipe({"model.family": family}))
 
-    assert_told(problem, {"guidance.heads", "model.family"}, repr(family), "guidance.weight: 0")
+    assert_told(problem, {"guidance.heads", "model.family"}, repr(family), "leave guidance out")
 
 
 def test_documents_that_cannot_be_kept_apart(make_recipe: MakeRecipe) -> None:
