@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator
 
+from transformers import PretrainedConfig
+
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.masking import MaskDraw, MaskingRule
 from pipeline.encoder.linear_cross_entropy import ids_drawn
+from pipeline.guidance.allocation import head_table
 from pipeline.objectives.electra.draw import ElectraDraw
 from pipeline.objectives.electra.module import ReplacedTokenDetection
 from pipeline.objectives.electra.networks import build_networks, embedding_size, generator_config
@@ -54,6 +57,28 @@ def _check(recipe: Recipe, facts: Facts) -> Iterator[Problem]:
             f"{embedding_size(small)} features cannot be the same; write generator_width: 1.0 (and fewer "
             "generator_layers), tie_embeddings: false, or a family whose embeddings have a size of their own "
             "(model.family: electra)",
+        )
+    if "generator" in (recipe.guidance.networks or ()):
+        yield from _check_guided_generator(recipe, small)
+
+
+def _check_guided_generator(recipe: Recipe, small: PretrainedConfig) -> Iterator[Problem]:
+    """The heads of the recipe must be there in the smaller network, too."""
+    guidance, num_layers = recipe.guidance, small.num_hidden_layers
+    try:
+        table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
+    except ValueError as error:
+        yield Problem(
+            ("guidance.heads", "objective.generator_layers"),
+            f"the generator has {num_layers} layers: {error}",
+        )
+        return
+    most = max((sum(counts.values()) for counts in table), default=0)
+    if most > small.num_attention_heads:
+        yield Problem(
+            ("guidance.heads", "objective.generator_width"),
+            f"{most} guided heads in a layer, but the generator's have {small.num_attention_heads}; write "
+            "fewer heads, a larger generator_width, or networks: [discriminator]",
         )
 
 

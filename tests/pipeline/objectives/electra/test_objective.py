@@ -35,6 +35,24 @@ def test_tied_embeddings_have_one_size() -> None:
     assert problems_of(make_recipe(generator_width=0.5, tie_embeddings=False)) == []
 
 
+def test_a_guided_generator_has_the_heads_that_are_guided() -> None:
+    def with_heads(heads: dict, **section: object) -> Recipe:
+        recipe = make_recipe(tie_embeddings=False, **section)
+        guidance = recipe.guidance.model_validate(
+            {"heads": heads, "networks": ["generator", "discriminator"]}
+        )
+        return recipe.model_copy(update={"guidance": guidance})
+
+    assert problems_of(with_heads({"next": 2})) == []
+    [(keys, message)] = problems_of(with_heads({"next": 3}, generator_width=0.5))
+    assert keys == ("guidance.heads", "objective.generator_width")
+    assert "3 guided heads" in message
+    assert "have 2" in message
+    [(keys, message)] = problems_of(with_heads({"2-": {"next": 1}}))
+    assert keys == ("guidance.heads", "objective.generator_layers")
+    assert "the generator has 1 layers" in message
+
+
 def test_the_generator_has_the_sizes_asked_for() -> None:
     recipe = make_recipe("modernbert", generator_layers=0.67, generator_width=0.5, tie_embeddings=False)
     config = model_config(recipe.model, VOCABULARY, LENGTH)
