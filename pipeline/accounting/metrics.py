@@ -10,7 +10,7 @@ but `step`, `phase`, `epoch` and `skipped_steps`:
     rows_digest        fingerprint of the rows and masks that were trained, see data/digest.py
     tokens             real (not padding) tokens trained since the start of the run
     loss, ...          the objective's metrics, see `metrics` in its objective.py; of masked language
-                       modelling loss, mean over predicted tokens in nats, and accuracy, the share guessed right
+                       modelling loss, mean over predicted tokens in nats, and accuracy, share guessed right
     guidance_loss      what guidance added to the loss, weight included, mean per step
     guidance_weight    its weight in the last step
     guidance_bias      what was added to the targets' scores in the last step
