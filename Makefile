@@ -35,7 +35,7 @@ corpora/demo/manifest.json: | $(READY)
 test: $(READY) $(TRANSFORMERS_4)
 	$(PY) -m pytest --numprocesses 2 --dist loadgroup
 
-# What the default run samples, whole: every kind of tokenizer trained, evaluated and exported.
+# What the default run samples, whole: every kind of tokenizer and model family trained, evaluated and exported.
 test-matrix: $(READY) $(TRANSFORMERS_4)
 	$(PY) -m pytest --numprocesses 2 --dist load -m matrix
 

@@ -4,7 +4,7 @@
 
 For every model type of transformers that has a masked-LM class, a tiny encoder takes three steps from scratch
 with `train`; then with guidance, with documents apart, and with its blocks compiled (torch's compiler
-captures them, but makes no code, which would take minutes). `plan`, `export` and `evaluate` follow. What comes
+captures them but makes no code, which would take minutes). `plan`, `export` and `evaluate` follow. What comes
 out is the table of docs/families.md; why something does not work goes to standard error.
 """
 

@@ -16,6 +16,7 @@ from pipeline.data.corpus import Vocabulary
 from pipeline.encoder.families import (
     attention_implementation,
     family_problem,
+    has_heads,
     known_options,
     missing_settings,
     recipe_key,
@@ -41,7 +42,7 @@ def check_family(section: ModelSection) -> list[Problem]:
     if (problem := family_problem(section.family)) is not None:
         return [Problem(("model.family",), problem)]
     problems = [*_check_options(section), *_check_missing(section)]
-    if section.hidden_size % section.num_heads:
+    if has_heads(section.family) and section.hidden_size % section.num_heads:
         problems.append(
             Problem(
                 ("model.hidden_size", "model.num_heads"),

@@ -123,7 +123,7 @@ def _check_tokens(recipe: Recipe, corpus_dir: Path) -> Iterator[Problem]:
 
 
 def _check_counts(table: list[dict[str, int]], config: PretrainedConfig) -> Iterator[Problem]:
-    num_heads = config.num_attention_heads
+    num_heads = getattr(config, "num_attention_heads", 0)  # a family may have none
     told: list[dict[str, int]] = []
     for layer, counts in enumerate(table):
         if sum(counts.values()) > num_heads and counts not in told:

@@ -199,6 +199,11 @@ def head_needs_rows(config: PretrainedConfig) -> bool:
     return config.model_type in _HEADS_OF_ROWS
 
 
+def has_heads(family: str) -> bool:
+    """Whether the family has attention heads, whose number can be set."""
+    return _key(_default(family), "num_attention_heads") is not None
+
+
 def has_rotary_positions(family: str) -> bool:
     """Whether queries and keys are rotated by their positions."""
     return not known_options(family).isdisjoint(_ROTARY_KEYS)
