@@ -6,6 +6,7 @@ model itself is tried when training begins.
 
 import difflib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
@@ -71,8 +72,9 @@ def check_twin(recipe: Recipe) -> list[Problem]:
             )
     except Exception:  # of many kinds, all about values that the recipe's own sizes may well suit
         return []
+    _move_weights(twin)
     checks: list[tuple[Callable[[PreTrainedModel], None], tuple[str, ...], str]] = [
-        (check_predictions, ("model.family",), "write another family")
+        (partial(check_predictions, is_trained=True), ("model.family",), "write another family")
     ]
     if recipe.guidance.heads:  # they are looked at also where nothing weighs them
         advice = "leave guidance out to train without it"
@@ -86,6 +88,14 @@ def check_twin(recipe: Recipe) -> list[Problem]:
         except UserError as error:
             return [Problem(keys, f"found {section.family!r}; {error}; {advice}")]
     return []
+
+
+@torch.no_grad()
+def _move_weights(model: PreTrainedModel) -> None:
+    """Away from where they begin, which may be zeros that hide what a model does."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
 def _check_options(section: ModelSection) -> Iterator[Problem]:

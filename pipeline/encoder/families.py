@@ -187,7 +187,7 @@ def attention_reach(config: PretrainedConfig, layer: int) -> int | None:
     """How far a token sees to either side in a layer; None for all the way."""
     if getattr(config, "layer_types", None) and config.layer_types[layer] == "sliding_attention":
         width = getattr(config, "local_attention", None)
-        return config.sliding_window if width is None else width // 2
+        return getattr(config, "sliding_window", None) if width is None else width // 2
     windows = getattr(config, "attention_window", None)  # one for all layers, or one for each
     if windows is not None:
         return (windows if isinstance(windows, int) else windows[layer]) // 2
