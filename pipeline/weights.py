@@ -126,9 +126,10 @@ def _read_unchanged(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def _load_all(module: PretrainingModule, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
-    """Load weights so that no parameter keeps its initial value.
+    """Load weights so that no parameter that was trained keeps its initial value.
 
-    A tied parameter is stored under one of its names; loading that name sets it.
+    A tied parameter is stored under one of its names; loading that name sets it. Tables of fixed positions
+    are parameters that are not trained, and not all checkpoints have them.
     """
     module.load_state_dict(weights, strict=False)
     loaded = {
@@ -136,7 +137,11 @@ def _load_all(module: PretrainingModule, weights: dict[str, torch.Tensor], check
         for name, parameter in module.named_parameters(remove_duplicate=False)
         if name in weights
     }
-    missing = [name for name, parameter in module.named_parameters() if id(parameter) not in loaded]
+    missing = [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and id(parameter) not in loaded
+    ]
     if missing:
         raise CheckpointError(
             f"{checkpoint} holds no weights for {', '.join(missing)}: not a checkpoint of this recipe"

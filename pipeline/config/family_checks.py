@@ -95,7 +95,7 @@ def _move_weights(model: PreTrainedModel) -> None:
     """Away from where they begin, which may be zeros that hide what a model does."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
 
 
 def _check_options(section: ModelSection) -> Iterator[Problem]:
