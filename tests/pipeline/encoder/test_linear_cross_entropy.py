@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.masking import IGNORED_LABEL
 from pipeline.encoder import linear_cross_entropy as module
-from pipeline.encoder.linear_cross_entropy import OutputLayer, ids_not_drawn, linear_cross_entropy
+from pipeline.encoder.linear_cross_entropy import OutputLayer, ids_drawn, linear_cross_entropy
 from tests.pipeline.flop_counting import flop_counter
 
 
@@ -144,9 +144,9 @@ def test_without_labels_the_layer_is_the_linear_layer_it_was() -> None:
 
 
 def draw(
-    inputs: tuple[torch.Tensor, ...], uniforms: torch.Tensor, forbidden: torch.Tensor | None = None
+    inputs: tuple[torch.Tensor, ...], uniforms: torch.Tensor, allowed: torch.Tensor | None = None
 ) -> torch.Tensor:
-    ids = linear_cross_entropy(*inputs, uniforms, forbidden).sampled_ids  # type: ignore[misc,arg-type]
+    ids = linear_cross_entropy(*inputs, uniforms, allowed).sampled_ids  # type: ignore[misc,arg-type]
     assert ids is not None
     assert ids.dtype == torch.int64
     return ids
@@ -165,18 +165,18 @@ def test_a_sample_is_by_inverse_distribution_and_depends_on_its_own_row_only(
 ) -> None:
     hidden, weight, bias, labels = make(num_predictions, 5, vocab_size, seed, torch.float64)
     uniforms = torch.rand(num_predictions, generator=torch.Generator().manual_seed(seed)).double()
-    forbidden = torch.tensor([0, 2])
+    allowed = torch.tensor([1, *range(3, vocab_size)])
     probs = F.linear(hidden, weight, bias).softmax(-1, torch.float32).double()
-    probs[:, forbidden] = 0.0
+    probs[:, [0, 2]] = 0.0
     sums = probs.cumsum(1)
     expected = (sums > uniforms[:, None] * sums[:, -1:]).int().argmax(1)
 
-    whole = draw((hidden, weight, bias, labels), uniforms, forbidden)
+    whole = draw((hidden, weight, bias, labels), uniforms, allowed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK_LOGITS", {"cpu": chunk_logits})
         patch.setattr(module, "_SUMMED_AT_ONCE", chunk_logits // 2)
         parts = [
-            draw((hidden[part], weight, bias, labels[part]), uniforms[part], forbidden)
+            draw((hidden[part], weight, bias, labels[part]), uniforms[part], allowed)
             for part in torch.arange(num_predictions).split(split)
         ]
 
@@ -189,14 +189,15 @@ def test_samples_are_as_frequent_as_those_of_torch() -> None:
     count = 200_000
     generator = torch.Generator().manual_seed(0)
     many = (hidden.expand(count, -1), weight * 0.5, bias, labels.expand(count))
-    forbidden = ids_not_drawn((1, 7), 36, 40)
-    probs = F.linear(many[0][:1], many[1], bias).softmax(-1)[0].index_fill(0, forbidden, 0.0).detach()
+    allowed = ids_drawn((1, 7), 36)
+    others = torch.tensor([1, 7, 36, 37, 38, 39])
+    probs = F.linear(many[0][:1], many[1], bias).softmax(-1)[0].index_fill(0, others, 0.0).detach()
 
     with torch.no_grad():
-        ours = draw(many, torch.rand(count, generator=generator), forbidden).bincount(minlength=40)
+        ours = draw(many, torch.rand(count, generator=generator), allowed).bincount(minlength=40)
     theirs = torch.multinomial(probs, count, replacement=True, generator=generator).bincount(minlength=40)
 
-    assert ours[forbidden].tolist() == [0] * 6
+    assert ours[others].tolist() == [0] * 6
     spread = (count * probs / probs.sum()).sqrt() + 1.0
     assert ((ours - count * probs / probs.sum()).abs() <= 5 * spread).all()
     assert ((ours - theirs).abs() <= 7 * spread).all()
@@ -206,18 +207,18 @@ def test_the_ends_of_the_interval_give_the_first_and_the_last_token_that_may_be_
     inputs = make(2, 5, 20, seed=7)
     uniforms = torch.tensor([0.0, 1.0 - 2**-24])
 
-    forbidden = torch.tensor([0, 1, 18, 19])
+    allowed = torch.arange(2, 18)
     with torch.no_grad():
         inputs[1].zero_()
         inputs[2].zero_()
 
-    assert draw(inputs, uniforms, forbidden).tolist() == [2, 17]
+    assert draw(inputs, uniforms, allowed).tolist() == [2, 17]
 
 
 def test_drawing_changes_neither_loss_nor_gradients() -> None:
     inputs = make(30, 5, 50, seed=8)
     plain_way = linear_cross_entropy(*inputs)
-    drawn = linear_cross_entropy(*inputs, torch.rand(30), torch.tensor([3]))
+    drawn = linear_cross_entropy(*inputs, torch.rand(30), torch.tensor([3, 5]))
 
     assert plain_way.sampled_ids is None
     for ours, theirs in zip(drawn[:3], plain_way[:3]):
