@@ -97,8 +97,9 @@ def build_pretraining_module(recipe: Recipe, corpus: Corpus) -> PretrainingModul
     facts = Facts(vocabulary=corpus.vocabulary, positions=positions)
     objective = load_objective(recipe.objective.kind).build(recipe, facts)
     is_apart = not recipe.data.attend_across_documents
-    for network in objective.networks.values():
-        check_network(network, keeps_documents_apart=is_apart)
+    guided = _guided_networks(recipe) if recipe.guidance.heads else []
+    for name, network in objective.networks.items():
+        check_network(network, needs_taps=name in guided, keeps_documents_apart=is_apart)
     lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
     token_ids = guidance_token_ids(corpus.path, recipe.guidance.token_texts())
     return with_guidance(recipe, objective, lengths, token_ids)
@@ -121,9 +122,9 @@ def with_guidance(
     Raises:
         UserError: the attention of a network that is to be guided cannot be tapped.
     """
-    networks, (first, *_) = objective.networks, load_objective(recipe.objective.kind).networks
+    networks, first = objective.networks, load_objective(recipe.objective.kind).networks[0]
     guided = []
-    for name in recipe.guidance.networks or [first]:
+    for name in _guided_networks(recipe):
         prefix = "" if name == first else f"{name}_"
         allocation = _allocate(recipe, networks[name], token_ids)
         guided.append(build_guidance(recipe, networks[name], allocation, lengths, f"{prefix}guidance"))
@@ -137,6 +138,10 @@ def with_guidance(
         except ValueError as error:
             raise UserError(f"{error}; write guidance.heads: {{}} to train without guidance") from error
     return PretrainingModule(objective, guided)
+
+
+def _guided_networks(recipe: Recipe) -> Sequence[str]:
+    return recipe.guidance.networks or load_objective(recipe.objective.kind).networks[:1]
 
 
 def _allocate(

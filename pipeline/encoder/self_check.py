@@ -45,10 +45,12 @@ class _CountingTap:
         return None
 
 
-def check_network(model: PreTrainedModel, *, keeps_documents_apart: bool) -> None:
+def check_network(model: PreTrainedModel, *, needs_taps: bool, keeps_documents_apart: bool) -> None:
     """All checks that a run needs; a UserError names the first that fails. Taps that the model has may go."""
     if isinstance(model.get_output_embeddings(), OutputLayer):
         check_predictions(model)
+    if needs_taps:
+        check_taps(model)
     if keeps_documents_apart:
         check_documents(model)
 
