@@ -41,6 +41,8 @@ class PlateauWatch:
             baseline = held_out_baseline(self._recipe, self._corpus, rows, SAMPLE_ROWS)
             # An objective without such a model has no plateau that is known.
             self._unigram_loss = baseline.get("loss", math.inf)
+        if math.isinf(self._unigram_loss):
+            return None
         if loss < _OFF_PLATEAU * self._unigram_loss or self._was_told():
             return None
         self._run.add_event(

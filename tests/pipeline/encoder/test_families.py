@@ -22,10 +22,11 @@ from pipeline.encoder.families import (
 from pipeline.encoder.linear_cross_entropy import Questions
 from pipeline.encoder.masked_lm import MaskedPredictor, predict_at
 from pipeline.encoder.model import model_config
-from pipeline.encoder.self_check import check_documents, check_model, check_predictions, check_taps
+from pipeline.encoder.self_check import check_documents, check_network, check_predictions, check_taps
 from pipeline.errors import UserError
-from pipeline.objectives.mlm import MaskedLanguageModeling
+from pipeline.objectives.mlm.module import MaskedLanguageModeling
 from pipeline.processes.cluster import Cluster
+from tests.pipeline.modules import batch_of_rows
 from tests.pipeline.tiny_models import LENGTH, VOCABULARY, tiny_inputs, tiny_model, tiny_section
 
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
@@ -70,12 +71,13 @@ def test_losses_and_gradients_are_the_models_own_over_two_steps(case: str) -> No
     labels, dense = labels_and_dense()
     inputs = tiny_inputs()
     ours, theirs = MaskedLanguageModeling(built(case)), built(case)
+    batch = batch_of_rows(inputs["input_ids"], inputs["attention_mask"].sum(1), POSITIONS, labels)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (ours, theirs)]
 
     for _step in range(2):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        total, _, _ = ours(inputs["input_ids"], inputs["attention_mask"], POSITIONS, labels)
+        total = ours(batch, 0).terms["mlm"].sum
         (total / IS_ASKED.sum()).backward()
         expected = theirs(**inputs, labels=dense).loss
         expected.backward()
@@ -231,15 +233,12 @@ def test_taps_and_documents_apart_where_attention_is_transformers_interface(fami
 @pytest.mark.parametrize("family", NOT_TAPPED)
 def test_without_taps_a_model_trains_but_is_not_looked_at(family: str) -> None:
     model = tiny_model(family)
-    before = model.config._attn_implementation
 
-    check_model(model, needs_taps=False, keeps_documents_apart=False)
-    with pytest.raises(UserError, match=f"{type(model).__name__} does not compute each layer's attention"):
-        check_model(model, needs_taps=True, keeps_documents_apart=False)
+    check_network(model, needs_taps=False, keeps_documents_apart=False)
     with pytest.raises(UserError, match=type(model).__name__):
-        check_model(model, needs_taps=False, keeps_documents_apart=True)
-
-    assert model.config._attn_implementation == before
+        check_network(model, needs_taps=True, keeps_documents_apart=False)
+    with pytest.raises(UserError, match=type(model).__name__):
+        check_network(model, needs_taps=False, keeps_documents_apart=True)
 
 
 def test_documents_that_a_model_would_mix_are_refused() -> None:
