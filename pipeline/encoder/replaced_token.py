@@ -4,6 +4,7 @@ The ELECTRA family has a class for it. In every other family it is the one for l
 label called `replaced`, so that what is exported says what it is. A positive logit means replaced.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,17 @@ def is_detector(config: PretrainedConfig) -> bool:
     if architecture == "ElectraForPreTraining":
         return True
     return architecture.endswith("ForTokenClassification") and config.id2label == {0: _LABEL}
+
+
+def without_head(directory: Path, config: PretrainedConfig) -> dict[str, torch.Tensor]:
+    """The weights of a detector's encoder alone, by name, from its Hugging Face directory.
+
+    Its head would be taken for the new head of a fine-tuning that has the same name.
+    """
+    detector: Any = detector_class(config)
+    model = detector.from_pretrained(str(directory), local_files_only=True, dtype=torch.float32)
+    prefix = f"{model.base_model_prefix}."
+    return {name: weight for name, weight in model.state_dict().items() if name.startswith(prefix)}
 
 
 def replaced_logits(output: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     PretrainedConfig,
     PreTrainedModel,
@@ -19,7 +20,7 @@ from data_prep.files import sha256_file
 from data_prep.tokenizing.probe_texts import PROBE_TEXTS
 from pipeline.encoder.families import usable_positions
 from pipeline.encoder.model import checkpoint_config
-from pipeline.encoder.replaced_token import detector_class, is_detector
+from pipeline.encoder.replaced_token import detector_class, is_detector, without_head
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluation.encoder_tokenizer import (
     VOCABULARIES,
@@ -146,19 +147,27 @@ class Encoder:
             longest = min(usable_positions(self.config), longest_text(self.tokenizer, self.model_dir))
         return longest if asked is None else min(asked, longest)
 
-    def open_model(self, auto_class: type, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def open_model(
+        self, auto_class: type, *, as_pretrained: bool = False, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         """A model of the encoder's weights, in float32 on the device, and what transformers says of them.
 
         Args:
             auto_class: transformers' class that opens it, such as AutoModel.
+            as_pretrained: with the output layer of its pretraining, which `auto_class` must have.
             options: of its from_pretrained.
 
         Raises:
             UsageError: it cannot be opened, or a weight is not finite.
         """
         with self._opening(auto_class.__name__):
-            model, loaded = auto_class.from_pretrained(  # type: ignore[attr-defined]
-                str(self.model_dir),
+            opener: Any = auto_class
+            path: str | None = str(self.model_dir)
+            if self.is_detector and not as_pretrained:
+                path = None
+                opener, options = self._without_head(auto_class, options)
+            model, loaded = opener.from_pretrained(
+                path,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -181,6 +190,19 @@ class Encoder:
                     "so that batches of texts would be measured wrongly; it cannot be evaluated here"
                 )
         return model, loaded
+
+    def _without_head(self, auto_class: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Class and options that open a detector as something else, leaving its head behind.
+
+        transformers would take it for the new head of a fine-tuning that has the same name.
+        """
+        settings = {name: value for name, value in options.items() if name != "attn_implementation"}
+        config = AutoConfig.from_pretrained(
+            str(self.model_dir), local_files_only=True, trust_remote_code=False, **settings
+        )
+        weights = without_head(self.model_dir, self.config)
+        rest = {name: value for name, value in options.items() if name not in settings}
+        return auto_class._model_mapping[type(config)], {"config": config, "state_dict": weights, **rest}
 
     def _check_embeddings(self, model: PreTrainedModel) -> None:
         """Refuse a tokenizer with ids that the model has no embedding for."""
@@ -211,7 +233,7 @@ class Encoder:
             UsageError: the directory holds no such model, or lacks some of its weights.
         """
         auto_class = detector_class(self.config) if self.is_detector else AutoModelForMaskedLM
-        model, loaded = self.open_model(auto_class, attn_implementation=attention)
+        model, loaded = self.open_model(auto_class, as_pretrained=True, attn_implementation=attention)
         if missing := sorted(loaded["missing_keys"]):
             raise UsageError(
                 f"{self.path} lacks weights of a masked language model, {missing[0]} for one; name a model "

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config.load import parse_value
 from pipeline.errors import UsageError
 from pipeline.evaluation.task import Settings
-from pipeline.evaluation.tasks import TASKS, load_task
+from pipeline.evaluation.tasks import FORMER_NAMES, TASKS, load_task
 from pipeline.study.measure import HELD_OUT_LOSS, At, Better, Measure, did_you_mean
 
 _OWN_KEYS = ("task", "better", "unit", "at")
@@ -47,6 +47,7 @@ def parse_measure(words: Sequence[str]) -> Measure:
             raise UsageError(f"--compare-by {text}: cannot be read as YAML; quote it") from error
     task = values.pop("task", None)
     own = {key: values.pop(key) for key in _OWN_KEYS if key in values}
+    task = FORMER_NAMES.get(task, task)
     settings = _task_settings(task, values)
     return _measure(figure, task, settings, own)
 

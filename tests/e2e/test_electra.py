@@ -7,7 +7,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification
 
 from pipeline.__main__ import main
 from tests.e2e.running import last_evaluation, losses, overrides, read_metrics, train
-from tests.e2e.test_evaluation_tasks import write_blimp
+from tests.e2e.test_evaluation_tasks import write_blimp, write_glue
 
 EVERY_FIELD = ("loss", "generator_loss", "replaced_rate", "guidance_loss", "generator_guidance_loss")
 
@@ -41,7 +41,7 @@ def undisturbed(recipe, tmp_path_factory) -> Path:
     return run(recipe, tmp_path_factory.mktemp("electra") / "run")
 
 
-@pytest.mark.parametrize("stage", ["zero0", "zero3"])
+@pytest.mark.parametrize("stage", [pytest.param("zero0", marks=pytest.mark.matrix), "zero3"])
 def test_two_processes_that_stop_go_on_as_one_that_does_not(recipe, undisturbed, tmp_path, stage):
     two = tmp_path / "run"
     run(recipe, two, "--stop-at", "7", launcher="processes", code=75, train__deepspeed=stage)
@@ -78,4 +78,7 @@ def test_either_network_is_exported_and_the_discriminator_evaluated(undisturbed,
     write_blimp(tmp_path)
     assert main(["evaluate", str(undisturbed), "--task", "blimp", "--data", str(tmp_path)]) == 0
     assert main(["evaluate", str(undisturbed / "export"), "--task", "blimp", "--data", str(tmp_path)]) == 0
+    write_glue(tmp_path)
+    task = ["--task", "glue", "--data", str(tmp_path), "--epochs", "1", "--seeds", "1"]
+    assert main(["evaluate", str(undisturbed), *task]) == 0
     assert main(["report", str(undisturbed)]) == 0

@@ -64,7 +64,7 @@ def test_patterns_are_measured_all_the_same(runs):
 def test_run_without_heads_has_a_report_without_patterns(runs):
     assert main(["report", str(runs / "none")]) == 0
     drawn = {path.stem for path in (runs / "none" / "report").glob("*.png")}
-    assert drawn == {"loss", "attention_maps", "rates", "throughput"}
+    assert drawn == {"loss", "metrics", "attention_maps", "rates", "throughput"}
 
 
 def test_bert_and_modernbert_train_and_an_export_is_a_start(recipe_file, tmp_path):

@@ -165,7 +165,7 @@ class FineTuner:
         set_seed(seed)  # what was drawn before, in another fine-tuning, must not matter
         auto_class, _ = _HEADS[self.per]
         kind = "regression" if self.num_labels == 1 else "single_label_classification"
-        options = {"problem_type": kind} if self.per == "text" else {}
+        options: dict[str, Any] = {"problem_type": kind} if self.per == "text" else {}
         model, loaded = self.encoder.open_model(auto_class, num_labels=self.num_labels, **options)
         # Weights that are not found are drawn at random, which is right for a head only.
         inside = f"{model.base_model_prefix}."
