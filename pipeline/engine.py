@@ -63,7 +63,10 @@ class PretrainingModule(nn.Module):
         score: Score = self.objective
         for regularizer in self.regularizers:
             score = partial(regularizer.around, score, totals=totals)
-        return score(batch, step)
+        scored = score(batch, step)
+        shared = scored.sums.keys() & batch.counts.keys()
+        assert not shared, f"sums and counts of one name would be added up: {shared}"
+        return scored
 
 
 def total_loss(scored: Scored, totals: Mapping[str, float]) -> torch.Tensor:

@@ -81,7 +81,6 @@ class Metric(NamedTuple):
         unit: for people, such as 'nats per masked token'.
         transform: what the quotient goes through.
         only_held_out: it stands in the lines of evaluations only.
-        higher_is_better: which way it should go; None where neither is better.
     """
 
     name: str
@@ -90,7 +89,6 @@ class Metric(NamedTuple):
     unit: str
     transform: Callable[[float], float] = float
     only_held_out: bool = False
-    higher_is_better: bool | None = None
 
 
 class ObjectiveModule(Protocol):

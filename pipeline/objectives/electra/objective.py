@@ -91,11 +91,11 @@ def entropy(rate: float) -> float:
 
 OBJECTIVE = Objective(
     metrics=(
-        Metric("loss", "loss", "tokens", "nats per token, of the discriminator", higher_is_better=False),
+        Metric("loss", "loss", "tokens", "nats per token, of the discriminator"),
         Metric("constant_loss", "replaced", "tokens", "nats, of the best constant prediction", entropy),
-        Metric("accuracy", "right", "tokens", "share of tokens judged rightly", higher_is_better=True),
+        Metric("accuracy", "right", "tokens", "share of tokens judged rightly"),
         Metric("replaced_rate", "replaced", "tokens", "share of tokens that are replaced"),
-        Metric("recall", "found", "replaced", "share of replaced tokens found", higher_is_better=True),
+        Metric("recall", "found", "replaced", "share of replaced tokens found"),
         Metric("generator_loss", "generator_loss", "predicted", "nats per masked token"),
         Metric("generator_accuracy", "generator_right", "predicted", "share of the masked tokens"),
     ),

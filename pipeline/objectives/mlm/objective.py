@@ -51,9 +51,9 @@ def _perplexity(loss: float) -> float:
 
 OBJECTIVE = Objective(
     metrics=(
-        Metric("loss", "loss", "predicted", "nats per masked token", higher_is_better=False),
+        Metric("loss", "loss", "predicted", "nats per masked token"),
         Metric("perplexity", "loss", "predicted", "", _perplexity, only_held_out=True),
-        Metric("accuracy", "correct", "predicted", "share of the masked tokens", higher_is_better=True),
+        Metric("accuracy", "correct", "predicted", "share of the masked tokens"),
     ),
     draw=_draw,
     build=_build,

@@ -61,8 +61,8 @@ def _build(recipe: Recipe, facts: Facts) -> Toy:
 
 OBJECTIVE = Objective(
     metrics=(
-        Metric("loss", "loss", "predicted", "nats per masked token", higher_is_better=False),
-        Metric("documents_error", "squared", "rows", "documents", math.sqrt, higher_is_better=False),
+        Metric("loss", "loss", "predicted", "nats per masked token"),
+        Metric("documents_error", "squared", "rows", "documents", math.sqrt),
     ),
     draw=_draw,
     build=_build,
