@@ -109,7 +109,7 @@ def test_a_time_limit_is_met_with_a_checkpoint_and_a_requeue(slurm, source, reci
     run = RunDir(tmp_path / "run")
     step = source / "pipeline" / "training" / "step.py"
     slow = "import os, time\nif os.environ.get('SLURM_RESTART_COUNT', '0') == '0':\n    time.sleep(0.6)\n"
-    begin = "        guided = self.guidance.at(step)\n"
+    begin = "        totals = self._agree(micro_batches, flags)\n"
     text = step.read_text()
     assert text.count(begin) == 1
     step.write_text(text.replace(begin, "".join(f"        {line}\n" for line in slow.splitlines()) + begin))

@@ -88,5 +88,5 @@ def test_dropout_is_off_and_on_again(encoder):
 
 def test_directory_that_is_no_model_is_told(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
-    with pytest.raises(UsageError, match="cannot be opened as AutoModel"):
+    with pytest.raises(UsageError, match="cannot be opened as a model's configuration"):
         load_pretrained(Encoder.open(str(tmp_path), torch.device("cpu")))
