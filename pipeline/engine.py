@@ -16,6 +16,8 @@ from pipeline.optimizers.lamb import Lamb
 from pipeline.optimizers.make import optimizer_maker
 from pipeline.optimizers.pieces import find_layouts
 
+COUNTED_BY_STEPS = ("flops", "steps", "skipped_steps")  # names of sums beside an objective's own
+
 
 class PretrainingModule(nn.Module):
     """An objective with its regularizers around it: one forward pass gives the sums a step needs.
@@ -64,8 +66,8 @@ class PretrainingModule(nn.Module):
         for regularizer in self.regularizers:
             score = partial(regularizer.around, score, totals=totals)
         scored = score(batch, step)
-        shared = scored.sums.keys() & batch.counts.keys()
-        assert not shared, f"sums and counts of one name would be added up: {shared}"
+        shared = scored.sums.keys() & {*batch.counts, *COUNTED_BY_STEPS}
+        assert not shared, f"sums of one name would be added up: {shared}"
         return scored
 
 

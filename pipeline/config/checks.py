@@ -77,9 +77,14 @@ def check_recipe(recipe: Recipe, world: World, assumed: AssumedCorpus | None = N
     ]
     config, model_problems = _open_model(recipe, manifest, vocabulary, row_lengths)
     problems += model_problems
-    if config is not None:
+    if config is not None and _guides_first_network(recipe):
         problems += check_guided_heads(recipe, config, set(row_lengths.values()))
     return [*problems, *_check_objective(recipe, config, vocabulary, row_lengths)]
+
+
+def _guides_first_network(recipe: Recipe) -> bool:
+    networks = recipe.guidance.networks
+    return networks is None or load_objective(recipe.objective.kind).networks[0] in networks
 
 
 def _check_objective(
@@ -89,6 +94,8 @@ def _check_objective(
     row_lengths: dict[str, int],
 ) -> Iterator[Problem]:
     objective = load_objective(recipe.objective.kind)
+    if len(set(recipe.guidance.networks or [])) < len(recipe.guidance.networks or []):
+        yield Problem(("guidance.networks",), f"found {recipe.guidance.networks}; name each network once")
     for name in recipe.guidance.networks or []:
         if name not in objective.networks:
             yield Problem(

@@ -106,7 +106,7 @@ def _objective_kind(settings: dict[str, Any]) -> str:
     """The kind whose keys the section `objective` has: the default one if it is not legible."""
     section = settings.get("objective")
     kind = section.get("kind") if isinstance(section, dict) else None
-    return kind if kind in OBJECTIVES else DEFAULT_OBJECTIVE
+    return kind if isinstance(kind, str) and kind in OBJECTIVES else DEFAULT_OBJECTIVE
 
 
 def _merge(errors: list[ErrorDetails], objective: str) -> list[Problem]:

@@ -106,7 +106,7 @@ def _read_objective(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind = value.get("kind", DEFAULT_OBJECTIVE)
-    if kind not in OBJECTIVES:
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
         names = ", ".join(OBJECTIVES)
         raise PydanticCustomError(
             "objective",

@@ -57,7 +57,9 @@ class RunGuidance:
         """See Regularizer: the targets and how many rows of each pattern have one."""
         guided = self.at(step)
         batch.counts |= dict.fromkeys(self._counts, 0.0)
-        if guided.layers or guided.bias:
+        if not guided.layers and not guided.bias:
+            return
+        with span(SPAN):
             targets = self.guide.targets(batch.input_ids, batch.documents)
             batch.columns |= targets.columns_of_batch(self.name)
             batch.counts |= dict(zip(self._counts, targets.count_valid().tolist()))

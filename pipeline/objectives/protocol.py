@@ -77,7 +77,7 @@ class Metric(NamedTuple):
     Attributes:
         name: of the field.
         of: the numerator, one of `Scored.sums`.
-        per: the denominator, one of the batch's counts.
+        per: the denominator, one of the batch's counts or another of the sums.
         unit: for people, such as 'nats per masked token'.
         transform: what the quotient goes through.
         only_held_out: it stands in the lines of evaluations only.
@@ -163,8 +163,10 @@ class Score(Protocol):
 
 
 class Stateful(Protocol):
-    """Something that a checkpoint must remember. The state is the same on all processes but for tensors in
-    those with a `merge`, which are the processes' shares of a sum.
+    """Something that a checkpoint must remember.
+
+    Tensors of the state are the processes' shares of a sum: a run that goes on with another number of
+    processes adds them up. All else is the same on all processes, numbers and lists for example.
     """
 
     name: str

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from data_prep.format import read_manifest
 from pipeline.build import guidance_weight, longest_rows, open_phases
 from pipeline.config.assumed_corpus import UNKNOWN, AssumedCorpus, corpora_of
@@ -21,8 +19,8 @@ from pipeline.config.checks import World, load_checked_recipe
 from pipeline.config.deepspeed_json import persistence_threshold, read_template, resolve
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import read_vocabulary
-from pipeline.encoder.model import model_config
-from pipeline.guidance.allocation import allocate, head_table
+from pipeline.engine import PretrainingModule
+from pipeline.guidance.run import RunGuidance
 from pipeline.guidance.schedule import alpha_of_weight
 from pipeline.objectives.protocol import Facts
 from pipeline.planning.fake_training import FakeTraining
@@ -66,7 +64,6 @@ def make_plan(
     template, _ = read_template(recipe.train.deepspeed)
     phases, manifests = open_phases(recipe, read)
     length = manifests[phases[-1].corpus].sequence_length
-    config = model_config(recipe.model, vocabulary, longest_rows(manifests.values()))
     lengths = [(phase.end_step, manifests[phase.corpus].sequence_length) for phase in phases]
     positions = recipe.model.max_positions or longest_rows(manifests.values())
     facts = Facts(vocabulary=vocabulary, positions=positions)
@@ -79,11 +76,12 @@ def make_plan(
         steps = training.steps(phase.micro_batch_size(world.world_size), manifest)
         plans.append(estimate_memory(sizes, *steps, base_bytes))
     memory = max(plans, key=MemoryPlan.resident)
+    embedding: Any = training.module.model.get_input_embeddings()
     described = describe_phases(phases, manifests, world.world_size)
     epochs = {} if assumed else count_epochs(phases, manifests, recipe.data.train_share)
     return {
         "parameters": parameters,
-        "embedding_parameters": config.vocab_size * config.hidden_size,
+        "embedding_parameters": embedding.weight.numel(),
         "sequence_length": length,
         "assumed": None if assumed is None else _describe_assumed(recipe, assumed),
         "processes": world.world_size,
@@ -93,7 +91,7 @@ def make_plan(
         "epochs": epochs.get(phases[-1].corpus),
         "epochs_by_corpus": epochs,
         "phases": described,
-        "guidance": _describe_guidance(recipe, config, length),
+        "guidance": _describe_guidance(recipe, training.module, length),
         "memory_bytes_per_process": asdict(memory) | _total(memory, world.on_cuda),
         "communication": _communication(sizes, template),
         "deepspeed_config": resolve(recipe, template, world.world_size),
@@ -109,19 +107,21 @@ def _describe_assumed(recipe: Recipe, assumed: AssumedCorpus) -> dict[str, Any]:
     }
 
 
-def _describe_guidance(recipe: Recipe, config: PretrainedConfig, length: int) -> dict[str, Any] | None:
+def _describe_guidance(recipe: Recipe, module: PretrainingModule, length: int) -> dict[str, Any] | None:
     """Heads, and the weight in this project's unit and the authors', or the bias; None without guidance."""
     guidance = recipe.guidance
     if guidance.acts_by is None:
         return None
-    num_layers = config.num_hidden_layers
-    allocation = allocate(head_table(guidance.heads, guidance.layers_of(num_layers), num_layers))
+    allocations = [one.guide.allocation for one in module.regularizers if isinstance(one, RunGuidance)]
+    allocation = allocations[0]
     weight, types = guidance_weight(recipe, allocation, length), allocation.num_layer_types
     is_convertible = guidance.normalization == "authors" or len(allocation.head_counts) == 1
     has_alpha = recipe.guided and guidance.row_error == "squared" and is_convertible
     return {
-        "guided_layers": len(allocation.guided_layers),
-        "guided_heads": sum(len(allocation.pattern_of_head(layer)) for layer in allocation.guided_layers),
+        "guided_layers": sum(len(one.guided_layers) for one in allocations),
+        "guided_heads": sum(
+            len(one.pattern_of_head(layer)) for one in allocations for layer in one.guided_layers
+        ),
         "factor": weight if recipe.guided else None,
         "alpha": alpha_of_weight(weight, types, length) if has_alpha else None,
         "bias": guidance.bias if guidance.acts_by == "bias" else None,

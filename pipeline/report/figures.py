@@ -72,7 +72,7 @@ def draw_guidance_error(path: Path, train: Lines, names: Sequence[str]) -> None:
 
     def draw(axes: Axes) -> None:
         for name in names:
-            errors = [line["guidance_error"].get(name) for line in train]
+            errors = [line.get("guidance_error", {}).get(name) for line in train]
             axes.plot(_column(train, "step"), np.array(errors, dtype=float), label=name)
         axes.set(xlabel="step", ylabel="mean row error")
         axes.set_ylim(bottom=0)
@@ -89,7 +89,9 @@ def draw_guidance_mass(path: Path, valid: Lines, names: Sequence[str], num_layer
         steps = _column(valid, "step")
         for axes, name in zip(panels, names):
             nothing = [None] * num_layers  # lines from before these heads were guided
-            mass = np.array([line["guidance_mass"].get(name, nothing) for line in valid], dtype=float).T
+            mass = np.array(
+                [line.get("guidance_mass", {}).get(name, nothing) for line in valid], dtype=float
+            ).T
             layers = np.arange(len(mass))
             image = axes.pcolormesh(_edges(steps), _edges(layers), mass, vmin=0, vmax=1, cmap="viridis")
             axes.set(title=name, xlabel="step", yticks=layers)

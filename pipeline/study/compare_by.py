@@ -47,7 +47,7 @@ def parse_measure(words: Sequence[str]) -> Measure:
             raise UsageError(f"--compare-by {text}: cannot be read as YAML; quote it") from error
     task = values.pop("task", None)
     own = {key: values.pop(key) for key in _OWN_KEYS if key in values}
-    task = FORMER_NAMES.get(task, task)
+    task = FORMER_NAMES.get(task, task) if isinstance(task, str) else task
     settings = _task_settings(task, values)
     return _measure(figure, task, settings, own)
 
@@ -61,7 +61,7 @@ def _task_settings(task: Any, values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{did_you_mean(key, _OWN_KEYS)}"
             )
         return {}
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise UsageError(f"--compare-by task={task}: no such task; {did_you_mean(str(task), TASKS)}")
     takes = load_task(task).takes()
     for key in values:

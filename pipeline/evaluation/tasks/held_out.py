@@ -62,9 +62,11 @@ class HeldOut:
             [name.replace("_", " "), value, known[name]] for name, value in numbers.items()
         ]
         notes = [
-            f"  attention on {name!r}, layer 0 up: "
+            f"  {field.removesuffix('guidance_mass').replace('_', ' ')}attention on {name!r}, layer 0 up: "
             + " ".join("-" if share is None else f"{share:.2f}" for share in mass)
-            for name, mass in found["guidance_mass"].items()
+            for field, masses in found.items()
+            if field.endswith("guidance_mass")
+            for name, mass in masses.items()
         ]
         return Summary(numbers, ["figure", "value", "unit"], [*rows, ["rows", found["rows"], ""]], notes)
 

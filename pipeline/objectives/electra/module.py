@@ -75,12 +75,15 @@ class ReplacedTokenDetection(nn.Module):
         is_right = ((logits > 0) == is_replaced) & is_real
         by_row = losses.detach().sum(1)
         generator_by_row = predicted.losses.view_as(labels).sum(1)
+        # So that a row's loss over its tokens is what it would be with the row as the whole batch.
+        tokens_per_prediction = batch.lengths / (labels != IGNORED_LABEL).sum(1).clamp(min=1)
+        row_losses = self._weight * by_row + tokens_per_prediction * generator_by_row
         return Scored(
             terms={
                 "generator": Term(predicted.total, "predicted"),
                 "discriminator": Term(losses.sum(), "tokens", self._weight),
             },
-            rows=torch.stack([self._weight * by_row + generator_by_row, batch.lengths.to(by_row)]),
+            rows=torch.stack([row_losses, batch.lengths.to(by_row)]),
             sums={
                 "loss": by_row.double().sum(),
                 "right": is_right.sum(),

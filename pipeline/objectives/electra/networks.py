@@ -35,12 +35,16 @@ def generator_config(section: ElectraSection, config: PretrainedConfig) -> Pretr
     small = copy.deepcopy(config)
     num_layers = section.num_generator_layers(config.num_hidden_layers)
     small.num_hidden_layers = num_layers
-    if getattr(config, "layer_types", None) is not None:
-        small.layer_types = config.layer_types[:num_layers]
+    for name, value in list(vars(small).items()):  # such as layer_types: one entry for each layer
+        if isinstance(value, list) and len(value) == config.num_hidden_layers:
+            setattr(small, name, value[:num_layers])
     if section.generator_width < 1.0:
         head_size = config.hidden_size // config.num_attention_heads
         small.num_attention_heads = max(1, round(section.generator_width * config.num_attention_heads))
         small.hidden_size = head_size * small.num_attention_heads
+        if getattr(config, "num_key_value_heads", None) is not None:
+            group = config.num_attention_heads // config.num_key_value_heads
+            small.num_key_value_heads = max(1, small.num_attention_heads // group)
         small.intermediate_size = max(1, round(section.generator_width * config.intermediate_size))
     return small
 

@@ -1,16 +1,20 @@
 """Replaced-token detection as an Objective: what is drawn, built, measured, checked and compared with."""
 
+import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
-from transformers import PretrainedConfig
+import torch
+from transformers import AutoModelForMaskedLM
 
+from pipeline.config.guidance_checks import check_guided_heads
 from pipeline.config.load import Problem
 from pipeline.config.schema import Recipe
 from pipeline.data.corpus import Vocabulary
 from pipeline.data.masking import MaskDraw, MaskingRule
 from pipeline.encoder.linear_cross_entropy import ids_drawn
-from pipeline.guidance.allocation import head_table
+from pipeline.encoder.replaced_token import detector_class, make_detector
 from pipeline.objectives.electra.draw import ElectraDraw
 from pipeline.objectives.electra.module import ReplacedTokenDetection
 from pipeline.objectives.electra.networks import build_networks, embedding_size, generator_config
@@ -49,7 +53,19 @@ def _check(recipe: Recipe, facts: Facts) -> Iterator[Problem]:
             f"found {layers}; a generator has at most the discriminator's {config.num_hidden_layers} layers",
         )
         return
-    small = generator_config(section, config)
+    try:
+        small = generator_config(section, config)
+        with torch.device("meta"):  # so that no combination of family and sizes fails later
+            detector: Any = detector_class(config)
+            detector.from_config(make_detector(copy.deepcopy(config)))
+            AutoModelForMaskedLM.from_config(small)
+    except Exception as error:  # transformers raises many kinds here
+        yield Problem(
+            ("objective.kind", "model.family", "objective.generator_width"),
+            f"a generator and a discriminator of these sizes cannot be made of {config.model_type!r} "
+            f"({type(error).__name__}: {error}); write generator_width: 1.0, or another family",
+        )
+        return
     if section.tie_embeddings and embedding_size(small) != embedding_size(config):
         yield Problem(
             ("objective.generator_width", "objective.tie_embeddings"),
@@ -59,27 +75,8 @@ def _check(recipe: Recipe, facts: Facts) -> Iterator[Problem]:
             "(model.family: electra)",
         )
     if "generator" in (recipe.guidance.networks or ()):
-        yield from _check_guided_generator(recipe, small)
-
-
-def _check_guided_generator(recipe: Recipe, small: PretrainedConfig) -> Iterator[Problem]:
-    """The heads of the recipe must be there in the smaller network, too."""
-    guidance, num_layers = recipe.guidance, small.num_hidden_layers
-    try:
-        table = head_table(guidance.heads, guidance.layers_of(num_layers), num_layers)
-    except ValueError as error:
-        yield Problem(
-            ("guidance.heads", "objective.generator_layers"),
-            f"the generator has {num_layers} layers: {error}",
-        )
-        return
-    most = max((sum(counts.values()) for counts in table), default=0)
-    if most > small.num_attention_heads:
-        yield Problem(
-            ("guidance.heads", "objective.generator_width"),
-            f"{most} guided heads in a layer, but the generator's have {small.num_attention_heads}; write "
-            "fewer heads, a larger generator_width, or networks: [discriminator]",
-        )
+        for problem in check_guided_heads(recipe, small, {facts.positions}):
+            yield Problem(problem.keys, f"in the generator, {problem.message}")
 
 
 def entropy(rate: float) -> float:

@@ -36,21 +36,34 @@ def test_tied_embeddings_have_one_size() -> None:
 
 
 def test_a_guided_generator_has_the_heads_that_are_guided() -> None:
-    def with_heads(heads: dict, **section: object) -> Recipe:
-        recipe = make_recipe(tie_embeddings=False, **section)
-        guidance = recipe.guidance.model_validate(
-            {"heads": heads, "networks": ["generator", "discriminator"]}
-        )
+    def with_heads(heads: dict, generator_width: float = 1.0, **guided: object) -> Recipe:
+        recipe = make_recipe(tie_embeddings=False, generator_width=generator_width)
+        networks = ["generator", "discriminator"]
+        guidance = recipe.guidance.model_validate({"heads": heads, "networks": networks, **guided})
         return recipe.model_copy(update={"guidance": guidance})
 
     assert problems_of(with_heads({"next": 2})) == []
     [(keys, message)] = problems_of(with_heads({"next": 3}, generator_width=0.5))
-    assert keys == ("guidance.heads", "objective.generator_width")
-    assert "3 guided heads" in message
-    assert "have 2" in message
+    assert keys == ("guidance.heads", "model.num_heads")
+    assert message.startswith("in the generator, 3 guided heads")
     [(keys, message)] = problems_of(with_heads({"2-": {"next": 1}}))
-    assert keys == ("guidance.heads", "objective.generator_layers")
-    assert "the generator has 1 layers" in message
+    assert keys == ("guidance.heads",)
+    assert message.startswith("in the generator, ")
+    [(keys, message)] = problems_of(with_heads({"next": 1}, layers=[0, 2]))
+    assert keys == ("guidance.layers", "model.num_layers")
+    assert "in the generator, [2] are beyond the last layer, 0" in message
+    weights = {"layer_weights": [1.0, 2.0, 3.0], "layers_per_step": 1}
+    [(keys, message)] = problems_of(with_heads({"next": 1}, **weights))
+    assert keys == ("guidance.layer_weights",)
+    assert "3 weights for 1 guided layers" in message
+
+
+@pytest.mark.parametrize("family", ["distilbert", "funnel"])
+def test_networks_that_a_family_cannot_have_are_told(family: str) -> None:
+    recipe = make_recipe(family, generator_width=0.5, tie_embeddings=False)
+    [(keys, message)] = problems_of(recipe)
+    assert keys[:2] == ("objective.kind", "model.family")
+    assert f"cannot be made of {family!r}" in message
 
 
 def test_the_generator_has_the_sizes_asked_for() -> None:
